@@ -1,0 +1,1 @@
+"""What talks to a person: one file per verb; parse, call, render."""

@@ -1,0 +1,106 @@
+"""`skyq cancel`: end jobs, with everything that they started."""
+
+from __future__ import annotations
+
+import time
+
+from skyq.cli import cluster
+from skyq.cli.parser import Parser, confirm
+from skyq.core import states
+from skyq.core.errors import SkyqError, UsageError
+from skyq.head.head import Head
+
+PATIENCE = 2.0  # seconds to see the processes end; most do at once
+LOOK = 0.01  # seconds
+
+_EXAMPLES = """\
+  skyq cancel local 3 5
+  skyq cancel local          the latest job of yours that runs
+  skyq cancel local -a -y    all of yours, without asking
+"""
+
+
+def parser() -> Parser:
+    """Its flags."""
+    found = Parser("cancel", "[OPTIONS] CLUSTER [JOBS]...", "End jobs.", _EXAMPLES)
+    found.add_argument("words", nargs="*", metavar="CLUSTER [JOBS]...", help="job ids")
+    found.add_argument("-a", "--all", action="store_true", help="all jobs of yours")
+    found.add_argument("-u", "--all-users", action="store_true", help="all jobs of everybody")
+    found.add_argument("-y", "--yes", action="store_true", help="ask nothing")
+    return found
+
+
+def main(words: list[str]) -> int:
+    """Exit code 0, also where there was nothing to cancel."""
+    flags = parser()
+    found = flags.read(words)
+    rest = found.words + (found.after or [])
+    if not rest:
+        flags.error("Missing argument 'CLUSTER'.")
+    name, ids = rest[0], [_id(flags, word) for word in rest[1:]]
+    if ids and (found.all or found.all_users):
+        raise UsageError("Cannot specify both --all and job IDs.")
+    if not ids and not (found.all or found.all_users):
+        print("No job IDs or --all/--all-users provided; cancelling the latest running job.")
+    head = cluster.open_head(name)
+    question = "Cancelling %s on cluster(s): %s. Proceed?" % (_what(found, ids), name)
+    if not found.yes and not confirm(question, default=True):
+        raise SkyqError("Aborted!")
+    return _cancel(head, name, _chosen(head, found, ids))
+
+
+def _id(flags: Parser, word: str) -> int:
+    if not word.isascii() or not word.isdigit():
+        flags.error("Invalid value for '[JOBS]...': %r is not a valid integer." % word)
+    return int(word)
+
+
+def _what(found: object, ids: list[int]) -> str:
+    if ids:
+        return "job%s %s" % ("s" if len(ids) > 1 else "", " ".join(map(str, ids)))
+    if getattr(found, "all_users", False):
+        return "all users' jobs"
+    return "all your jobs" if getattr(found, "all", False) else "the latest running job"
+
+
+def _chosen(head: Head, found: object, ids: list[int]) -> list[int]:
+    from skyq.cli.submit import user
+
+    if ids:
+        return ids
+    if getattr(found, "all_users", False):
+        return [job.id for job in head.jobs(None, unfinished=True)]
+    if getattr(found, "all", False):
+        return [job.id for job in head.jobs(user(), unfinished=True)]
+    latest = head.latest(user(), states.RUNNING)
+    return [latest.id] if latest else []
+
+
+def _cancel(head: Head, name: str, ids: list[int]) -> int:
+    from skyq.cli.submit import user
+
+    if ids:
+        print("Cancelling jobs (%s) on cluster '%s'..." % (", ".join(map(str, ids)), name), flush=True)
+    concerned = head.cancel(ids, user())
+    if not concerned:
+        print("No jobs cancelled. They may be in terminal states.")
+        return 0
+    ending = _watch(head, concerned)
+    print("Cancelled job ID(s): " + ", ".join(map(str, concerned)))
+    if ending:
+        print(
+            "Still ending: %s. They hold their devices until their processes are gone; SIGKILL follows.\n"
+            "`skyq queue %s` shows them as CANCELLING until then." % (", ".join(map(str, ending)), name)
+        )
+    return 0
+
+
+def _watch(head: Head, ids: list[int]) -> list[int]:
+    """Those whose processes still live when patience ends."""
+    deadline = time.monotonic() + PATIENCE
+    left = ids
+    while True:
+        left = [i for i in left if (job := head.job(i)) is not None and job.state not in states.FINAL]
+        if not left or time.monotonic() > deadline:
+            return left
+        time.sleep(LOOK)

@@ -1,0 +1,53 @@
+"""`skyq exec`: run a task or a command on a cluster, now or when it fits."""
+
+from __future__ import annotations
+
+from skyq.cli import cluster, taskargs
+from skyq.cli.parser import Parser
+from skyq.core.errors import SkyqError
+
+_EXAMPLES = """\
+  skyq exec local task.yaml                         follow its log; Ctrl-C leaves it running
+  skyq exec local task.yaml -d -n try2 --gpus H100:1
+  skyq exec local --gpus H100:0.5 -d -- python train.py --lr 1e-3
+  skyq exec local 'cd project && make test'         one word is a shell line
+  generate | skyq exec local -                      a task from standard input
+"""
+
+
+def parser() -> Parser:
+    """Its flags."""
+    found = Parser(
+        "exec", "[OPTIONS] CLUSTER ENTRYPOINT...", "Run a task or a command on a cluster.", _EXAMPLES
+    )
+    taskargs.add_task_flags(found)
+    found.set_defaults(ignored=[])
+    return found
+
+
+def main(words: list[str]) -> int:
+    """Exit code: 0, with -d once it is queued; else the job's, 0, 100 or 103."""
+    flags = parser()
+    found = flags.read(words)
+    name = found.cluster
+    if name is None and found.words:
+        name = found.words.pop(0)
+    elif name is None and found.after:
+        name = found.after.pop(0)
+    entry, quoted = taskargs.entrypoint(found)
+    if not entry:
+        missing = "'[ENTRYPOINT]...'" if name else "'[CLUSTER]' and '[ENTRYPOINT]...'"
+        flags.error("Missing argument %s." % missing)
+    task = taskargs.without_setup(taskargs.read_task(found, entry, quoted, "exec"))
+    if task.run is None:
+        raise SkyqError("There is nothing to run: %s has no `run`. Add one, or use `skyq launch`." % entry[0])
+    head = cluster.open_head(name)
+    from skyq.cli.submit import submit
+
+    job_id = submit(head, task, name)
+    if found.detach:
+        print()
+        return 0
+    from skyq.cli.stream import follow
+
+    return follow(head, job_id)

@@ -1,0 +1,158 @@
+"""`skyq logs`: show, follow or fetch what jobs wrote."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from fnmatch import fnmatchcase
+
+from skyq.cli import cluster
+from skyq.cli.parser import Parser
+from skyq.cli.render import Style
+from skyq.core import states
+from skyq.core.model import Job
+from skyq.head.head import Head
+
+DEFAULT_TAIL = 1000  # lines shown first when following
+
+_EXAMPLES = """\
+  skyq logs local              follow the latest job
+  skyq logs local 3 --tail 20  its last 20 lines, then what follows
+  skyq logs local 3 --no-follow > log.txt
+  skyq logs local 3 --status   exit code 0, 100 failed, 101 not finished, 102 not found, 103 cancelled
+  skyq logs local -s 3 4       fetch them to ~/sky_logs/local/
+"""
+
+
+def parser() -> Parser:
+    """Its flags."""
+    found = Parser("logs", "[OPTIONS] CLUSTER [JOB_IDS]...", "Show what a job wrote.", _EXAMPLES)
+    add = found.add_argument
+    add("words", nargs="*", metavar="CLUSTER [JOB_IDS]...", help="the latest job if none is named")
+    add("--follow", dest="follow", action="store_true", default=True, help="until the job ends (the default)")
+    add("--no-follow", dest="follow", action="store_false", help="print what is there")
+    add("--tail", type=int, metavar="N", help="the last N lines; 0: all")
+    add("--status", action="store_true", help="print the job's status instead")
+    add("-s", "--sync-down", action="store_true", help="fetch the logs as files")
+    return found
+
+
+def main(words: list[str]) -> int:
+    """Exit codes: those of the job that is followed or asked for."""
+    flags = parser()
+    found = flags.read(words)
+    given = found.words + (found.after or [])
+    if not given:
+        flags.error("Missing argument '[CLUSTER]'.")
+    name, ids = given[0], given[1:]
+    if found.sync_down and found.status:
+        flags.error(
+            "Both --sync_down and --status are specified (ambiguous). To fix: specify at most one of them."
+        )
+    if found.sync_down:
+        return _fetch(name, ids)
+    if len(ids) > 1:
+        flags.error(
+            "Cannot stream logs of multiple jobs (IDs: %s).\n"
+            "Pass -s/--sync-down to download the logs instead." % ", ".join(ids)
+        )
+    if ids and not (ids[0].isascii() and ids[0].isdigit()):
+        flags.error("Invalid job ID %s. Job ID must be integers." % ids[0])
+    head = cluster.open_head(name)
+    head.look()
+    job = head.job(int(ids[0])) if ids else head.latest()
+    if found.status:
+        return _status(name, ids, job)
+    return _show(head, name, ids, job, found)
+
+
+def _status(name: str, ids: list[str], job: Job | None) -> int:
+    if job is None:
+        print("Job %s: None" % ids[0] if ids else "No job found on cluster '%s'." % name)
+        if ids:
+            print("Job %s not found" % ids[0], file=sys.stderr)
+        return states.EXIT_NOT_FOUND
+    print("Job %d: %s" % (job.id, job.state))
+    return states.EXIT_CODE[job.state]
+
+
+def _show(head: Head, name: str, ids: list[str], job: Job | None, found: argparse.Namespace) -> int:
+    style = Style.of(sys.stdout.isatty(), os.environ)
+    if job is None and not ids:
+        print("Skip streaming logs as no job has been submitted.")
+        return states.EXIT_NOT_FOUND
+    if job is None:
+        print("Job %s not found (see `skyq queue %s -u`)." % (ids[0], name), file=sys.stderr)
+        return states.EXIT_NOT_FOUND
+    which = "job %d" % job.id if ids else "the last job"
+    print(style.yellow("Tailing logs of %s on cluster '%s'..." % (which, name)), flush=True)
+    from skyq.cli import stream
+
+    tail = found.tail
+    if found.follow:
+        if tail is None:
+            tail = DEFAULT_TAIL
+            if _longer_than(head, job, tail):
+                print(
+                    "Showing the last %d lines (default). Pass --tail 0 to print the entire log." % tail,
+                    file=sys.stderr,
+                )
+        return stream.follow(head, job.id, max(tail, 0))
+    view = stream.View(head, job, sys.stdout.buffer, style.colour, sys.stdout.isatty())
+    if tail and tail > 0:
+        view.skip_to_tail(tail)
+    while view.pump():
+        pass
+    view.finish()
+    if job.state not in states.FINAL:
+        return 0
+    stream.print_end(job, style)
+    return states.EXIT_CODE[job.state]
+
+
+def _longer_than(head: Head, job: Job, lines: int) -> bool:
+    count = 0
+    for path in head.step_logs(job).values():
+        try:
+            with open(path, "rb") as file:
+                while count <= lines and (chunk := file.read(1024 * 1024)):
+                    count += chunk.count(b"\n")
+        except FileNotFoundError:
+            continue
+    return count > lines
+
+
+def _fetch(name: str, patterns: list[str]) -> int:
+    """Copy job folders to ~/sky_logs/CLUSTER, with the merged log as run.log."""
+    head = cluster.open_head(name)
+    latest = head.latest()
+    if patterns:
+        jobs = [j for j in head.jobs(None, False) if any(fnmatchcase(str(j.id), p) for p in patterns)]
+    else:
+        jobs = [latest] if latest else []
+    if not jobs:
+        print("No matching log directories found")
+        return 0
+    style = Style.of(sys.stdout.isatty(), os.environ)
+    print("Syncing down logs to local...")
+    for job in sorted(jobs, key=lambda found: found.id):
+        print(style.cyan("Job %d logs: %s" % (job.id, _copy(head, name, job))))
+    return 0
+
+
+def _copy(head: Head, name: str, job: Job) -> str:
+    from skyq.cli import stream
+
+    source = head.log_folder(job)
+    target = os.path.join(os.path.expanduser("~/sky_logs"), name, os.path.basename(source))
+    os.makedirs(target, mode=0o700, exist_ok=True)
+    if os.path.isdir(source):
+        shutil.copytree(source, target, dirs_exist_ok=True)
+    with open(os.path.join(target, "run.log"), "wb") as file:
+        view = stream.View(head, job, file, colour=False, screen=False)
+        while view.pump():
+            pass
+        view.finish()
+    return target

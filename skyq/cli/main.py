@@ -1,0 +1,112 @@
+"""The command line: finds the verb's module, runs it, and turns every error into a sentence and a code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+
+from skyq import __version__
+from skyq.core.errors import SkyqError, UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+VERBS = {
+    "exec": ("exec_", "Run a task or a command on a cluster"),
+    "launch": ("launch", "Like exec, with the task's setup first"),
+    "queue": ("queue", "Show the jobs of a cluster"),
+    "logs": ("logs", "Show, follow or fetch the logs of a job"),
+    "cancel": ("cancel", "End jobs"),
+    "status": ("status", "Show a cluster's nodes: devices in use and free, jobs"),
+    "why": ("why", "Tell why a job waits, or how it ended"),
+}
+HIDDEN = {"_dispatcher": "internal", "_node": "internal"}
+ABORTED = 1
+
+_HELP = """Usage: skyq COMMAND [ARGS]...
+
+A GPU job queue on machines you can ssh into, or on this one.
+
+Commands:
+%s
+
+Options:
+  -v, --version  Show the version
+  -h, --help     Show this text; `skyq COMMAND -h` tells about one command
+
+Examples:
+  skyq exec local -- nvidia-smi                  run a command on this machine
+  skyq exec local task.yaml --gpus H100:2 -d     queue a task that needs 2 devices
+  skyq queue local                               what runs, what waits and why
+  skyq logs local 3                              follow job 3
+  skyq cancel local 3                            end it
+
+Exit codes: 0 success, 1 error, 2 wrong usage; of a job that is followed or asked for:
+  100 failed, 101 not finished, 102 not found, 103 cancelled
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code of the process."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(words)
+    except SkyqError as error:
+        _complain(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        _complain("Aborted!")
+        return ABORTED
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ABORTED
+    except Exception as error:
+        if os.environ.get("SKYQ_DEBUG"):
+            raise
+        _complain(_unexpected(error))
+        return 1
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_HELP % "\n".join("  %-8s %s" % (verb, text) for verb, (_, text) in VERBS.items()), end="")
+        return 0 if words else 2
+    verb, rest = words[0], words[1:]
+    if verb in ("-v", "--version"):
+        print("skyq " + __version__)
+        return 0
+    if verb in HIDDEN:
+        return int(import_module("skyq.cli." + HIDDEN[verb]).main(verb, rest))
+    if verb not in VERBS:
+        raise UsageError(_no_such_verb(verb))
+    code = int(import_module("skyq.cli." + VERBS[verb][0]).main(rest))
+    sys.stdout.flush()
+    return code
+
+
+def _no_such_verb(verb: str) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(verb, VERBS, 1)
+    kind = "option" if verb.startswith("-") else "command"
+    hint = " Did you mean `skyq %s`?" % close[0] if close else ""
+    return "Usage: skyq COMMAND [ARGS]...\nTry 'skyq -h' for help.\n\nError: No such %s: %s%s" % (
+        *(kind, verb if verb.isprintable() else repr(verb)),
+        hint,
+    )
+
+
+def _unexpected(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return "%s: %s" % (error.filename or "skyq", error.strerror)
+    return "%s: %s\nThis is a mistake in skyq; SKYQ_DEBUG=1 shows where." % (type(error).__name__, error)
+
+
+def _complain(text: str) -> None:
+    try:
+        print(text, file=sys.stderr)
+    except (OSError, ValueError):
+        pass

@@ -1,0 +1,67 @@
+"""`skyq queue`: the jobs of clusters."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+
+from skyq.cli import cluster
+from skyq.cli.parser import Parser
+from skyq.cli.render import QueueRow, QueueView, Style, queue_json, queue_table
+from skyq.core.errors import SkyqError
+from skyq.head.head import Head
+
+_EXAMPLES = """\
+  skyq queue local            newest first; REASON tells why a job waits
+  skyq queue local -s         without those that have ended
+  skyq queue -u -o json | jq '.local[] | select(.status == "FAILED")'
+"""
+
+
+def parser() -> Parser:
+    """Its flags."""
+    found = Parser("queue", "[OPTIONS] [CLUSTERS]...", "Show the jobs of clusters.", _EXAMPLES)
+    found.add_argument("clusters", nargs="*", metavar="CLUSTERS", help="all of them if none is named")
+    found.add_argument("-s", "--skip-finished", action="store_true", help="only jobs that wait or run")
+    found.add_argument("-u", "--all-users", action="store_true", help="jobs of all users")
+    found.add_argument("-o", "--output", choices=("table", "json"), default="table")
+    return found
+
+
+def main(words: list[str]) -> int:
+    """Exit code 0, or 1 if a cluster could not be asked."""
+    found = parser().read(words)
+    names = found.clusters or cluster.known()
+    if found.output == "json":
+        answer = {name: _ask(name, found)[1] for name in names}
+        print(json.dumps({name: queue_json(name, rows)[name] for name, rows in answer.items()}, indent=2))
+        return 0
+    style = Style.of(sys.stdout.isatty(), os.environ)
+    view = QueueView(time.time(), found.all_users, os.path.expanduser("~"))
+    failed = 0
+    for number, name in enumerate(names):
+        try:
+            rows = _ask(name, found)[1]
+        except SkyqError as error:
+            print(
+                style.yellow("Failed to get the job queue for cluster '%s'.\n  %s" % (name, error)),
+                file=sys.stderr,
+            )
+            failed = 1
+            continue
+        print(("\n" if number else "") + queue_table(name, rows, view, style))
+    return failed
+
+
+def _ask(name: str, found: object) -> tuple[Head, list[QueueRow]]:
+    from skyq.cli.submit import user
+
+    head = cluster.open_head(name)
+    head.look()
+    everybody = getattr(found, "all_users", False)
+    jobs = head.jobs(None if everybody else user(), getattr(found, "skip_finished", False))
+    reasons = head.reasons(jobs)
+    rows = [QueueRow(job, head.resources(job), head.log_folder(job), reasons.get(job.id, "")) for job in jobs]
+    return head, rows

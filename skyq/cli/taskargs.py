@@ -1,0 +1,207 @@
+"""The flags that `exec` and `launch` share, and the way from them to a checked Task."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from dataclasses import replace
+
+from skyq.cli.parser import Parser, confirm
+from skyq.core.errors import SkyqError, TaskError, UsageError
+from skyq.core.model import Task
+from skyq.core.request import Overrides, command_task, valid_env_name
+
+_NOT_HERE = {
+    "--infra": 1,
+    "--cloud": 1,
+    "--region": 1,
+    "--zone": 1,
+    "--instance-type": 1,
+    "-t": 1,
+    "--image-id": 1,
+    "--network-tier": 1,
+    "--disk-size": 1,
+    "--disk-tier": 1,
+    "--local-disk": 1,
+    "--ports": 1,
+    "--config": 1,
+    "--use-spot": 0,
+    "--no-use-spot": 0,
+    "--async": 0,
+    "--no-async": 0,
+}
+"""SkyPilot's flags that have no object here: accepted, with one line that says so."""
+
+
+def add_task_flags(parser: Parser) -> None:
+    """The flags that describe the task."""
+    parser.add_argument("words", nargs="*", metavar="ENTRYPOINT", help=argparse.SUPPRESS)
+    parser.add_argument("-c", "--cluster", help=argparse.SUPPRESS)
+    add = parser.add_argument
+    add("-d", "--detach", "--detach-run", dest="detach", action="store_true", help="return once it is queued")
+    add("-n", "--name", help="the job's name")
+    add("--gpus", metavar="TYPE[:COUNT]", help="devices per node: H100:4, H100:0.5, GPU:1; none clears them")
+    add("--cpus", metavar="N", help="CPUs per node, counted")
+    add("--memory", metavar="GB", help="memory per node, counted")
+    add("--num-nodes", type=int, metavar="N", help="how many nodes run it")
+    add("--env", action="append", default=[], metavar="K=V", help="a variable; K alone copies this shell's")
+    add("--env-file", metavar="FILE", help="variables from a dotenv file")
+    add("--secret", action="append", default=[], metavar="K=V", help="like --env, its value shown nowhere")
+    add("--secret-file", metavar="FILE", help="secrets from a dotenv file")
+    add("--workdir", metavar="DIR", help="the folder to run in, copied for the job")
+    add("--priority", type=int, metavar="N", help="-1000 to 1000; higher starts first")
+    for flag, arguments in _NOT_HERE.items():
+        if arguments:
+            add(flag, action=_Ignored, help=argparse.SUPPRESS)
+        else:
+            add(flag, action=_Ignored, nargs=0, help=argparse.SUPPRESS)
+
+
+class _Ignored(argparse.Action):
+    def __call__(self, parser, namespace, values, option_string=None):  # type: ignore[no-untyped-def]
+        seen = getattr(namespace, "ignored", [])
+        namespace.ignored = [*seen, option_string]
+
+
+def entrypoint(found: argparse.Namespace) -> tuple[list[str], bool]:
+    """(words, quoted): what follows the cluster, and whether its words keep their quoting."""
+    words = found.words + (found.after or [])
+    return words, bool(found.after) and not found.words
+
+
+def read_task(found: argparse.Namespace, words: list[str], quoted: bool, verb: str) -> Task:
+    """The task that the command line describes; says on the screen what it took the words for.
+
+    Several words after `--` keep their quoting; one word, and words without `--`, are a shell line.
+    """
+    overrides = _overrides(found)
+    line = shlex.join(words) if quoted and len(words) > 1 else " ".join(words)
+    source, text = _task_text(words, line)
+    if text is None:
+        print("Command to run: " + _one_line(line))
+        return command_task(line, overrides)
+    from skyq.core.taskfile import is_task_text, load_task
+
+    if not _named_yaml(source) and not is_task_text(text):
+        shown = line if source != "-" else text
+        print("Command to run: " + _one_line(shown))
+        return command_task(shown, overrides)
+    task = load_task(text, source, overrides, verb)
+    print("YAML to run: " + source)
+    return task
+
+
+def _task_text(words: list[str], line: str) -> tuple[str, str | None]:
+    """(name, text) of the task file, or text None when the words are a command."""
+    if words == ["-"]:
+        return "-", sys.stdin.read(2 * 1024 * 1024)
+    path = os.path.expanduser(line)
+    if "\n" not in line and len(line) < 4096 and os.path.isfile(path):
+        return line, _file_text(path, line)
+    if _named_yaml(line) and " " not in line:
+        _ask_about_missing(line)
+    return line, None
+
+
+def _file_text(path: str, shown: str) -> str | None:
+    """None for what can't be a task file: a program, a script."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(2 * 1024 * 1024)
+    except OSError as error:
+        raise TaskError("%s can't be read: %s." % (shown, error.strerror)) from None
+    if not _named_yaml(shown) and (data[:2] == b"#!" or b"\0" in data[:4096]):
+        return None
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        if _named_yaml(shown):
+            raise TaskError("%s is not UTF-8 text. Save it as UTF-8." % shown) from None
+        return None
+
+
+def _named_yaml(name: str) -> bool:
+    return name.endswith((".yaml", ".yml"))
+
+
+def _ask_about_missing(name: str) -> None:
+    question = (
+        "'%s' looks like a yaml path but does not exist. Please check if the path is correct.\n"
+        "It will be treated as a command to be run remotely. Continue?" % name
+    )
+    if not confirm(question, default=False):
+        raise SkyqError("Aborted!")
+
+
+def _overrides(found: argparse.Namespace) -> Overrides:
+    from_file = _dotenv(found.env_file)
+    secrets = {**from_file, **_dotenv(found.secret_file), **_pairs(found.secret, "secret")}
+    envs = {**from_file, **_pairs(found.env, "env")}
+    if found.ignored:
+        warn("%s: no meaning here, ignored." % ", ".join(found.ignored))
+    return Overrides(
+        name=found.name,
+        gpus=found.gpus,
+        cpus=found.cpus,
+        memory=found.memory,
+        num_nodes=found.num_nodes,
+        priority=found.priority,
+        envs=envs,
+        # What is only in the env file is an env: no secret, although SkyPilot counts it as both.
+        secrets={
+            name: value for name, value in secrets.items() if name not in from_file or value != envs.get(name)
+        },
+        workdir=found.workdir,
+    )
+
+
+def _dotenv(path: str | None) -> dict[str, str]:
+    if path is None:
+        return {}
+    from skyq.core.dotenv import parse_dotenv
+
+    try:
+        with open(os.path.expanduser(path), encoding="utf-8") as file:
+            return parse_dotenv(file.read(1024 * 1024), path, os.environ)
+    except FileNotFoundError:
+        raise UsageError("Dotenv file does not exist: %s" % path) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError("Dotenv file can't be read: %s: %s" % (path, error)) from None
+
+
+def _pairs(given: list[str], kind: str) -> dict[str, str]:
+    """`K=V`, or `K` for this shell's value. A secret's value is never part of an error."""
+    pairs: dict[str, str] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not valid_env_name(name):
+            shown = text if kind == "env" else name
+            raise UsageError("Invalid %s key: %s. A name is letters, digits and _." % (kind, shown))
+        if not equals:
+            if name not in os.environ:
+                raise UsageError("%s is not set in local environment." % name)
+            value = os.environ[name]
+        pairs[name] = value
+    return pairs
+
+
+def warn(text: str) -> None:
+    """One yellow line on stderr."""
+    from skyq.cli.render import Style
+
+    style = Style.of(sys.stderr.isatty(), os.environ)
+    print(style.yellow("Warning: " + text), file=sys.stderr)
+
+
+def _one_line(line: str) -> str:
+    from skyq.core.logtext import plain
+
+    first, newline, _ = line.partition("\n")
+    return plain(first) + (" …" if newline else "")
+
+
+def without_setup(task: Task) -> Task:
+    """The task as `exec` runs it."""
+    return replace(task, setup=None)

@@ -1,0 +1,77 @@
+"""`skyq why`: why a job waits, where it runs, or how it ended."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from skyq.cli import cluster
+from skyq.cli.parser import Parser
+from skyq.cli.render import Style, shown_state
+from skyq.core import states
+from skyq.core.model import UNIT, Grant, Job
+from skyq.core.words import ago
+from skyq.head.head import Head
+
+_EXAMPLES = """\
+  skyq why local 4
+  skyq why 4               on `local`
+"""
+
+
+def parser() -> Parser:
+    """Its flags."""
+    found = Parser("why", "[CLUSTER] JOB", "Tell why a job waits, where it runs, or how it ended.", _EXAMPLES)
+    found.add_argument("words", nargs="*", metavar="[CLUSTER] JOB", help="a job id")
+    return found
+
+
+def main(words: list[str]) -> int:
+    """Exit code 0, or 102 for a job that isn't there."""
+    flags = parser()
+    given = flags.read(words).words
+    if len(given) not in (1, 2):
+        flags.error("Missing argument 'JOB'." if not given else "Got unexpected extra arguments.")
+    name, word = given if len(given) == 2 else (cluster.LOCAL, given[0])
+    if not word.isascii() or not word.isdigit():
+        flags.error("Invalid job ID %s. Job ID must be integers." % word)
+    head = cluster.open_head(name)
+    head.look()
+    job = head.job(int(word))
+    if job is None:
+        print("Job %s not found (see `skyq queue %s -u`)." % (word, name), file=sys.stderr)
+        return states.EXIT_NOT_FOUND
+    print("\n".join(_lines(head, job, Style.of(sys.stdout.isatty(), os.environ))))
+    return 0
+
+
+def _lines(head: Head, job: Job, style: Style) -> list[str]:
+    title = "Job %d%s: %s" % (job.id, " (%s)" % job.name if job.name else "", style.state(shown_state(job)))
+    asked = "asked for %s, submitted %s by %s" % (
+        head.resources(job),
+        ago(time.time() - job.submitted_at),
+        job.user,
+    )
+    lines = [title, style.branch(asked)]
+    if job.state in states.WAITING:
+        ahead = sum(other.state in states.WAITING and other.id < job.id for other in head.jobs(None, True))
+        lines.append(style.branch("%d waiting job%s ahead of it" % (ahead, "" if ahead == 1 else "s")))
+        lines.append(style.last("waits: " + head.reasons([job]).get(job.id, "")))
+        return lines
+    lines += [style.branch("%s: %s" % (grant.node, _grant(grant))) for grant in job.grants]
+    if job.state in states.FINAL:
+        lines.append(style.branch("ended: " + job.reason))
+    elif job.cancel_requested_at is not None:
+        lines.append(style.branch("ending: %s; its processes still live" % job.reason))
+    lines.append(style.last("logs: " + head.log_folder(job)))
+    return lines
+
+
+def _grant(grant: Grant) -> str:
+    devices = ["%d" % i if a == UNIT else "%d (%g of it)" % (i, a / UNIT) for i, a in grant.devices]
+    return "rank %d, %s, %g CPUs" % (
+        grant.rank,
+        "device%s %s" % ("s" if len(devices) > 1 else "", ", ".join(devices)) if devices else "no device",
+        grant.cpus / 1000,
+    )

@@ -1,0 +1,1 @@
+"""The pure middle: no clock, disk, process, network or randomness."""

@@ -1,0 +1,151 @@
+"""What a job does next, given how its steps stand. Pure: the dispatcher carries it out.
+
+A step is one script on one node: `setup-N` (N: the node's index in the cluster) or `run-R` (R: the
+rank). Its phase goes one way: ASKED → LIVE → EXITED (the script is over, processes of it may live)
+→ GONE (none does). A phase that is missing is ASKED: the node is asked, again if need be.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+
+from skyq.core import states
+from skyq.core.protocol import UNKNOWN
+
+ASKED = 0
+LIVE = 1
+EXITED = 2
+GONE = 3
+
+SIGKILLED = 128 + 9
+SEGFAULT = 128 + 11
+
+
+@dataclass(frozen=True)
+class Phase:
+    """How one step stands."""
+
+    at: int = ASKED
+    code: int = 0
+    """0..255, or UNKNOWN; meaningful from EXITED on."""
+    stopped: bool = False
+    """Whether it ended because skyq told it to."""
+    why: str = ""
+    """Why the code is UNKNOWN."""
+    unstarted: bool = False
+    """Whether the node could not start it: another try may do."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What to do about one job now."""
+
+    start: Tuple[str, ...] = ()
+    """Steps to ask for."""
+    stop: Tuple[str, ...] = ()
+    """Steps to end: TERM, grace, KILL."""
+    over: bool = False
+    """Let the leftovers of all steps end."""
+    state: Optional[str] = None
+    """The state to move to, if another one."""
+    reason: str = ""
+    codes: Tuple[int, ...] = ()
+    """Per rank, with a final state."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """What of a job decides its course."""
+
+    state: str
+    setups: Sequence[str]
+    runs: Sequence[str]
+    """Step names in rank order; empty for a task that is only a setup."""
+    cancel: str = ""
+    """Who or what asked for the end; empty: nobody."""
+
+
+def next_verdict(course: Course, phases: Mapping[str, Phase]) -> Verdict:
+    """The next thing to do about an ACTIVE job."""
+    steps = [*course.setups, *course.runs] if course.state == states.RUNNING else [*course.setups]
+    failed = _first_bad(steps, phases)
+    if course.cancel or failed:
+        return _ending(course, steps, phases, failed)
+    waiting = [step for step in course.setups if _at(phases, step) < EXITED]
+    if waiting:
+        return Verdict(start=_unasked(waiting, phases))
+    if course.state == states.SETTING_UP and course.runs:
+        return Verdict(start=_unasked(course.runs, phases), state=states.RUNNING)
+    if any(_at(phases, step) < EXITED for step in course.runs):
+        return Verdict(start=_unasked([*course.setups, *course.runs], phases))
+    return _closing(steps, phases, states.SUCCEEDED, "finished", course)
+
+
+def _ending(course: Course, steps: List[str], phases: Mapping[str, Phase], failed: Optional[str]) -> Verdict:
+    """A step failed, or the job is cancelled: everything else ends too. What a step did by itself counts."""
+    live = tuple(step for step in steps if _at(phases, step) < EXITED)
+    if live:
+        return Verdict(stop=live)
+    if failed and not (course.cancel and (phases[failed].stopped or phases[failed].unstarted)):
+        state, reason = _failure(failed, phases[failed], len(course.runs))
+        return _closing(steps, phases, state, reason, course)
+    if failed is None and course.state == states.RUNNING:
+        return _closing(steps, phases, states.SUCCEEDED, "finished", course)
+    return _closing(steps, phases, states.CANCELLED, course.cancel, course)
+
+
+def _closing(
+    steps: Sequence[str], phases: Mapping[str, Phase], state: str, reason: str, course: Course
+) -> Verdict:
+    """All scripts are over; the job ends when the last process is gone."""
+    if any(_at(phases, step) < GONE for step in steps):
+        return Verdict(over=True)
+    codes = tuple(phases[step].code for step in course.runs if step in phases)
+    return Verdict(state=state, reason=reason, codes=codes)
+
+
+def _failure(step: str, phase: Phase, ranks: int) -> Tuple[str, str]:
+    kind, _, number = step.partition("-")
+    if phase.unstarted:
+        return states.PENDING, phase.why
+    if phase.code == UNKNOWN:
+        return states.FAILED_DRIVER, phase.why or "exit status unknown"
+    words = code_words(phase.code)
+    if kind == "setup":
+        return states.FAILED_SETUP, "setup failed: " + words
+    where = "rank %s: " % number if ranks > 1 else ""
+    return states.FAILED, where + words
+
+
+def code_words(code: int) -> str:
+    """An exit code in words, with what most likely is behind it."""
+    if code == SIGKILLED:
+        return "exit code 137 (killed by SIGKILL; out of memory, if nobody killed it)"
+    if code == SEGFAULT:
+        return "exit code 139 (likely due to Segmentation Fault)"
+    if code == 127:
+        return "exit code 127 (command not found)"
+    if code == 126:
+        return "exit code 126 (a command could not be executed)"
+    if 128 < code < 128 + 65:
+        return "exit code %d (killed by signal %d)" % (code, code - 128)
+    return "exit code %d" % code
+
+
+def _at(phases: Mapping[str, Phase], step: str) -> int:
+    return phases[step].at if step in phases else ASKED
+
+
+def _unasked(steps: Sequence[str], phases: Mapping[str, Phase]) -> Tuple[str, ...]:
+    return tuple(step for step in steps if step not in phases)
+
+
+def _first_bad(steps: Sequence[str], phases: Mapping[str, Phase]) -> Optional[str]:
+    """The step to blame: an own failure before one that skyq stopped, in step order."""
+    bad: Dict[bool, str] = {}
+    for step in steps:
+        phase = phases.get(step)
+        if phase and phase.at >= EXITED and phase.code != 0:
+            bad.setdefault(phase.stopped, step)
+    return bad.get(False, bad.get(True))

@@ -1,0 +1,167 @@
+"""The records that everything else is about. Frozen; standard library only.
+
+Units: device amounts are integers, UNIT = one whole device; CPUs are milli-CPUs; memory is MB;
+times ending in `_at` are UTC epoch seconds for people, never for decisions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Dict, Optional, Tuple
+
+UNIT = 10_000
+"""One whole device. A request's finest share is 1/10000 of a device."""
+
+DEFAULT_CPUS = 500
+"""Milli-CPUs that a job takes per node when it asks for none (SkyPilot: 0.5 CPU per job and node)."""
+
+ANY_DEVICE = "GPU"
+"""The accelerator name that any device satisfies."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one node must give to one rank: one of a task's alternatives."""
+
+    accelerator: Optional[str] = None
+    """Name as typed by the user (case doesn't matter), ANY_DEVICE, or None for no device."""
+    amount: int = 0
+    """Of that device, per node: below UNIT a share of one device, above it whole devices only."""
+    cpus: int = DEFAULT_CPUS
+    """Milli-CPUs consumed per node."""
+    memory: int = 0
+    """MB consumed per node; 0: not counted."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """The checked spec of a job: a task file with the command line's overrides applied."""
+
+    name: Optional[str] = None
+    num_nodes: int = 1
+    alternatives: Tuple[Request, ...] = (Request(),)
+    """In order of preference; open until the job starts; all ranks take the same one."""
+    priority: int = 0
+    setup: Optional[str] = None
+    run: Optional[str] = None
+    workdir: Optional[str] = None
+    envs: Dict[str, str] = field(default_factory=dict)
+    secrets: Dict[str, str] = field(default_factory=dict, repr=False)
+    """Exported like envs; shown nowhere."""
+    file_mounts: Dict[str, str] = field(default_factory=dict)
+    cpus_shown: str = ""
+    """The cpus field as written ("4+"), for the RESOURCES column of a job without devices."""
+    warnings: Tuple[str, ...] = ()
+    """One line each, for the person who submits."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """One accelerator of a node."""
+
+    index: int
+    """What CUDA_VISIBLE_DEVICES calls it."""
+    accelerator: str
+    """SkyPilot's name: H100, A100-80GB."""
+    uuid: str = ""
+    """The vendor's UUID; empty for declared devices."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One machine of the cluster, as the scheduler sees it."""
+
+    name: str
+    index: int
+    """Cluster order; 0 is the head."""
+    devices: Tuple[Device, ...] = ()
+    cpus: int = 0
+    memory: int = 0
+    unusable: str = ""
+    """Why nothing new may start here (drained, unreachable since …); empty: it may."""
+    ip: str = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Grant:
+    """The allocation of one rank: which node, which devices and how much of each, CPUs and memory."""
+
+    node: str
+    rank: int
+    devices: Tuple[Tuple[int, int], ...] = ()
+    """(device index, amount) in index order."""
+    cpus: int = 0
+    memory: int = 0
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A PENDING job, as the scheduler sees it."""
+
+    id: int
+    num_nodes: int
+    alternatives: Tuple[Request, ...]
+    priority: int = 0
+
+
+@dataclass(frozen=True)
+class Holding:
+    """An ACTIVE job, as the scheduler sees it."""
+
+    id: int
+    grants: Tuple[Grant, ...]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that a plan may depend on."""
+
+    nodes: Tuple[Node, ...]
+    """In cluster order."""
+    holding: Tuple[Holding, ...] = ()
+    waiting: Tuple[Waiting, ...] = ()
+    """In any order; the plan orders by priority (higher first), then id."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """A decision: this job starts now, on these grants (rank order), by this alternative."""
+
+    job: int
+    alternative: int
+    grants: Tuple[Grant, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One submission of a task, as the store holds it."""
+
+    id: int
+    uuid: str
+    name: Optional[str]
+    user: str
+    state: str
+    submitted_at: float
+    started_at: Optional[float]
+    """When RUNNING began: setup doesn't count."""
+    ended_at: Optional[float]
+    num_nodes: int
+    alternatives: Tuple[Request, ...]
+    priority: int
+    attempt: int
+    alternative: Optional[int]
+    """Index of the alternative that was taken; None before the start."""
+    cancel_requested_at: Optional[float]
+    reason: str
+    """A sentence; for a final state never empty."""
+    exit_codes: Tuple[int, ...]
+    """Per rank, once ended: 0..255, 128+N for signal N."""
+    has_setup: bool
+    cpus_shown: str
+    task_id: str
+    pids: Dict[str, int]
+    """Step name → pid of its script, as far as known."""
+    grants: Tuple[Grant, ...]
+    """Where the current attempt runs or ran."""
+    rev: int
+    """Grows with each change of the store; a reader asks for what came after the last one it saw."""

@@ -1,0 +1,155 @@
+"""Every name under ~/.skyq, and nothing else builds one. Names only: no disk is touched here."""
+
+from __future__ import annotations
+
+import os.path
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Home:
+    """The user's side: SKYQ_HOME (~/.skyq)."""
+
+    root: str
+
+    @property
+    def inventory(self) -> str:
+        """pools.yaml, the user's own file."""
+        return os.path.join(self.root, "pools.yaml")
+
+    @property
+    def app(self) -> str:
+        """Unpacked code, one folder per content hash."""
+        return os.path.join(self.root, "app")
+
+    def cluster(self, name: str) -> ClusterDir:
+        """The state of a cluster that this machine is the head of."""
+        return ClusterDir(os.path.join(self.root, "clusters", name))
+
+
+@dataclass(frozen=True)
+class ClusterDir:
+    """The head's side of one cluster: a private folder on a local file system."""
+
+    root: str
+
+    @property
+    def database(self) -> str:
+        """The queue."""
+        return os.path.join(self.root, "queue.db")
+
+    @property
+    def tick_lock(self) -> str:
+        """Held by the dispatcher for its life."""
+        return os.path.join(self.root, "tick.lock")
+
+    @property
+    def socket(self) -> str:
+        """Where the dispatcher is woken."""
+        return os.path.join(self.root, "dispatcher.sock")
+
+    @property
+    def dispatcher_log(self) -> str:
+        """What the dispatcher and the node agents said."""
+        return os.path.join(self.root, "dispatcher.log")
+
+    @property
+    def secrets(self) -> str:
+        """Secret values of unfinished jobs, one 0600 file each."""
+        return os.path.join(self.root, "secrets")
+
+    def secret_file(self, uuid: str) -> str:
+        """The secret values of one job; gone when the job has ended."""
+        return os.path.join(self.secrets, uuid + ".json")
+
+    @property
+    def logs(self) -> str:
+        """One folder per job."""
+        return os.path.join(self.root, "logs")
+
+    def job_logs(self, job_id: int, name: str) -> str:
+        """The folder that `queue` names under LOG."""
+        return os.path.join(self.logs, "%d-%s" % (job_id, name or "task"))
+
+    @property
+    def runs(self) -> str:
+        """The run directories of this machine's ranks."""
+        return os.path.join(self.root, "run")
+
+
+def step_log(job_logs: str, step: str, single: bool, host: str = "head") -> str:
+    """The raw log of one step under a job's log folder: SkyPilot's names.
+
+    tasks/run.log and tasks/setup.log on a cluster of one node; tasks/RANK-HOST.log and
+    tasks/setup-HOST.log on a larger one.
+    """
+    kind, _, number = step.partition("-")
+    if single:
+        name = kind + ".log"
+    elif kind == "run":
+        name = "%s-%s.log" % (number, host)
+    else:
+        name = "setup-%s.log" % host
+    return os.path.join(job_logs, "tasks", name)
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """One step of one attempt on its node."""
+
+    root: str
+
+    @classmethod
+    def of(cls, runs: str, uuid: str, attempt: int, step: str) -> RunDir:
+        """The directory that names the attempt: its lock and records decide who starts it.
+
+        One flat name, because each folder level would be one more fsync before every start.
+        """
+        return cls(os.path.join(runs, "%s.%d.%s" % (uuid, attempt, step)))
+
+    @property
+    def alive(self) -> str:
+        """Locked (flock) by the shim for its life."""
+        return os.path.join(self.root, "alive")
+
+    @property
+    def started(self) -> str:
+        """Who started: written, and on disk, before the script runs."""
+        return os.path.join(self.root, "started")
+
+    @property
+    def exit(self) -> str:
+        """How the script ended, or the fence that forbids a start."""
+        return os.path.join(self.root, "exit")
+
+    @property
+    def refusal(self) -> str:
+        """Why a shim could not start it: disk full, no bash."""
+        return os.path.join(self.root, "refusal")
+
+    @property
+    def script(self) -> str:
+        """The user's text, nothing else."""
+        return os.path.join(self.root, "script")
+
+    @property
+    def out(self) -> str:
+        """The log, where the head didn't name another place for it."""
+        return os.path.join(self.root, "out")
+
+
+@dataclass(frozen=True)
+class ClaimDir:
+    """A sticky local directory that all accounts of a machine share."""
+
+    root: str
+
+    @property
+    def claim(self) -> str:
+        """Which cluster owns this machine."""
+        return os.path.join(self.root, "skyq-host.claim")
+
+    @property
+    def shims(self) -> str:
+        """Every living shim of the machine holds a shared lock on it."""
+        return os.path.join(self.root, "skyq-host.shims")

@@ -1,0 +1,122 @@
+"""What the dispatcher and a node agent say to each other, and how it is framed.
+
+A conversation opens with one line of text each way, GREETING; everything before it is noise of the
+other side's shell and skipped. Then frames: 1 byte kind, 4 bytes length (big endian), payload of at
+most FRAME_LIMIT bytes. A message is a JSON object: PART frames, then one LAST frame. Unknown keys
+and unknown messages are ignored, so that the newer side can say more.
+
+head → node                                       node → head
+  start  job attempt step spec                      running  job attempt step pid
+  stop   job attempt step why                       exited   job attempt step code stopped why
+  over   job attempt step                           gone     job attempt step code stopped why
+  claim  cluster id head state_dir                  claimed  refused
+  release                                           pong
+  ping
+
+start is safe to repeat: it starts, attaches or reports. stop is too: what never started is fenced
+so that it never will. exited says how the script ended while processes of the step live on; gone
+says that no process of it does. A code below 0 means that the exit status can't be known, or that
+nothing ran (why tells). over lets a step's leftovers end: its job is over.
+
+A spec: script (the user's text), env (the whole environment), cwd ("" for ~/sky_workdir), log (path,
+or "" for the run directory), grace (seconds between TERM and KILL), linger (leftovers live until
+`over`), home, shell.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any, Dict, Iterator, List
+
+from skyq import __version__
+from skyq.core.errors import ProtocolError
+
+VERSION = 1
+GREETING = "skyq-protocol"
+FRAME_LIMIT = 64 * 1024  # bytes of payload
+MESSAGE_LIMIT = 16 * 1024 * 1024  # bytes of one message
+NOISE_LIMIT = 1024 * 1024  # bytes that may come before the greeting
+
+LAST = 1
+PART = 2
+HEADER = struct.Struct(">BI")
+
+UNKNOWN = -1
+"""The code of a step whose exit status can't be known, or that never ran."""
+
+Message = Dict[str, Any]
+
+
+def greeting() -> bytes:
+    """The line that opens a conversation: word, protocol, version of skyq."""
+    return ("%s %d %s\n" % (GREETING, VERSION, __version__)).encode()
+
+
+def encode(message: Message) -> bytes:
+    """One message as frames."""
+    body = json.dumps(message, separators=(",", ":")).encode()
+    out: List[bytes] = []
+    while len(body) > FRAME_LIMIT:
+        out.append(HEADER.pack(PART, FRAME_LIMIT) + body[:FRAME_LIMIT])
+        body = body[FRAME_LIMIT:]
+    out.append(HEADER.pack(LAST, len(body)) + body)
+    return b"".join(out)
+
+
+class Decoder:
+    """Bytes in, messages out; the other side is not trusted: sizes are capped, JSON is checked."""
+
+    def __init__(self) -> None:
+        self.greeted = False
+        self._buffer = bytearray()
+        self._parts = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Message]:
+        """The messages that are complete now.
+
+        Raises ProtocolError when the other side doesn't keep to the protocol.
+        """
+        self._buffer += data
+        if not self.greeted:
+            self._skip_to_greeting()
+        while self.greeted and len(self._buffer) >= HEADER.size:
+            kind, length = HEADER.unpack_from(self._buffer)
+            if kind not in (LAST, PART) or length > FRAME_LIMIT:
+                raise ProtocolError("The other side sent a frame that is none (kind %d)." % kind)
+            if len(self._buffer) < HEADER.size + length:
+                return
+            self._parts += self._buffer[HEADER.size : HEADER.size + length]
+            del self._buffer[: HEADER.size + length]
+            if len(self._parts) > MESSAGE_LIMIT:
+                raise ProtocolError("The other side sent a message of over %d bytes." % MESSAGE_LIMIT)
+            if kind == LAST:
+                body, self._parts = bytes(self._parts), bytearray()
+                yield _message(body)
+
+    def _skip_to_greeting(self) -> None:
+        word = GREETING.encode() + b" "
+        at = self._buffer.find(word)
+        end = self._buffer.find(b"\n", at) if at >= 0 else -1
+        if end < 0:
+            if len(self._buffer) > NOISE_LIMIT:
+                raise ProtocolError("The other side is not skyq: it said %r …" % bytes(self._buffer[:80]))
+            return
+        version = bytes(self._buffer[at + len(word) : end]).split(b" ")[0]
+        if version != b"%d" % VERSION:
+            raise ProtocolError(
+                "The other side speaks protocol %s, this skyq (%s) speaks %d. Use the same version on both."
+                % (version.decode("ascii", "replace"), __version__, VERSION)
+            )
+        del self._buffer[: end + 1]
+        self.greeted = True
+
+
+def _message(body: bytes) -> Message:
+    try:
+        message = json.loads(body)
+    except ValueError as error:
+        raise ProtocolError("The other side sent a message that is no JSON: %s" % error) from None
+    if not isinstance(message, dict):
+        raise ProtocolError("The other side sent a message that is no object.")
+    return message

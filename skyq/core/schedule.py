@@ -1,0 +1,476 @@
+"""Who starts now and on what, and why the others wait. No I/O, no clock, no randomness.
+
+    plan(snapshot, now)     the starts of one tick
+    explain(snapshot, now)  a sentence for every waiting job
+    misfit(nodes, …)        what to tell who asks for more than there is
+
+A pass goes through the waiting jobs by priority, then id, and starts each one that fits on what is left.
+Within a pass capacity only shrinks: a shape that did not fit is not tried again, so a long queue is cheap,
+and what a reservation keeps for the first blocked job can be taken off right where that job is found blocked.
+
+Nodes are taken as given: one with 0 CPUs or 0 MB has none to give. A request for 0 of them always fits.
+"GPU:n" stands for one alternative per type of accelerator in the cluster, in cluster order; so the ranks of
+a gang get the same type.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from heapq import heapify, heappop, heappush
+from itertools import islice
+from operator import attrgetter
+from typing import NamedTuple, Optional, Tuple
+
+from skyq.core.accelerators import amount_text, spelled
+from skyq.core.model import ANY_DEVICE, UNIT, Grant, Holding, Node, Request, Snapshot, Start, Waiting
+
+STARTING = "starts as soon as the dispatcher sees it"
+
+Shape = Tuple[int, Tuple[Request, ...]]
+"""What the fit of a job depends on: its number of nodes and its alternatives."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The decisions of one pass. The reasons of those who must wait are worked out when asked for."""
+
+    starts: tuple[Start, ...]
+    _holding: tuple[Holding, ...] = field(repr=False, compare=False)
+    _left: _Free = field(repr=False, compare=False)
+
+    def reason(self, job: Waiting) -> str:
+        """Why a job of the snapshot that is not in `starts` waits: one short sentence."""
+        return self._reasons.of((job.num_nodes, job.alternatives))
+
+    @cached_property
+    def _reasons(self) -> _Reasons:
+        started = (Holding(start.job, start.grants) for start in self.starts)
+        return _Reasons(self._left, (*self._holding, *started))
+
+
+def plan(snapshot: Snapshot, now: float) -> Plan:
+    """Start every waiting job that fits, in order."""
+    free = _Free(snapshot)
+    starts: list[Start] = []
+    blocked: set[Shape] = set()
+    for job in in_order(snapshot.waiting):
+        shape = (job.num_nodes, job.alternatives)
+        if shape in blocked:
+            continue
+        start = free.start(job)
+        if start is None:
+            blocked.add(shape)
+        else:
+            starts.append(start)
+    return Plan(tuple(starts), snapshot.holding, free)
+
+
+def in_order(waiting: Iterable[Waiting]) -> list[Waiting]:
+    """Jobs in the order in which they get their turn: higher priority first, then the lower id."""
+    jobs = sorted(waiting, key=attrgetter("id"))
+    jobs.sort(key=attrgetter("priority"), reverse=True)  # a stable sort keeps the ids in order
+    return jobs
+
+
+def explain(snapshot: Snapshot, now: float) -> dict[int, str]:
+    """Why each waiting job waits: one short sentence each."""
+    decided = plan(snapshot, now)
+    starting = {start.job for start in decided.starts}
+    return {job.id: STARTING if job.id in starting else decided.reason(job) for job in snapshot.waiting}
+
+
+# --- what is free -----------------------------------------------------------------------------------------
+
+
+class _Room:
+    """What one node has free now. Accelerators go by their lower-case names."""
+
+    __slots__ = ("cpus", "devices", "idle", "memory", "node", "position", "type_of")
+
+    def __init__(self, node: Node, position: int = 0) -> None:
+        self.node = node
+        self.position = position
+        """In cluster order."""
+        self.cpus = node.cpus
+        self.memory = node.memory
+        self.type_of: dict[int, str] = {}
+        """Device index → accelerator."""
+        self.devices: dict[str, dict[int, int]] = {}
+        """Accelerator → device index → free amount, by index."""
+        self.idle: dict[str, int] = {}
+        """Accelerator → number of wholly free devices."""
+        for device in sorted(node.devices, key=attrgetter("index")):
+            accelerator = device.accelerator.lower()
+            self.type_of[device.index] = accelerator
+            self.devices.setdefault(accelerator, {})[device.index] = UNIT
+        for accelerator, devices in self.devices.items():
+            self.idle[accelerator] = len(devices)
+
+    def take(self, grant: Grant) -> None:
+        """Take a grant's share away. A device that the node no longer has is passed over."""
+        self.cpus -= grant.cpus
+        self.memory -= grant.memory
+        for index, amount in grant.devices:
+            accelerator = self.type_of.get(index)
+            if accelerator is not None:
+                devices = self.devices[accelerator]
+                self.idle[accelerator] -= devices[index] == UNIT
+                devices[index] -= amount
+
+    def grant(self, request: Request, rank: int) -> Grant:
+        """Take what a request that fits asks for."""
+        grant = Grant(self.node.name, rank, self._pick(request), request.cpus, request.memory)
+        self.take(grant)
+        return grant
+
+    def _pick(self, request: Request) -> tuple[tuple[int, int], ...]:
+        """Whole devices: the lowest free indices. A share: the fullest device that still has it."""
+        if not request.accelerator:
+            return ()
+        free = self.devices[request.accelerator].items()
+        if request.amount >= UNIT:
+            idle = ((index, UNIT) for index, left in free if left == UNIT)
+            return tuple(islice(idle, request.amount // UNIT))
+        _, index = min((left, index) for index, left in free if left >= request.amount)
+        return ((index, request.amount),)
+
+
+_Fit = Tuple[int, ...]
+"""How well a room suits a request: the least is the best. The last item is the room's position."""
+
+
+def _fit(request: Request, room: _Room) -> Optional[_Fit]:
+    """Best fit: the room left with the fewest devices, then cluster order. None: the request doesn't fit.
+
+    A share goes beside another share before it opens a device. A job without devices goes to a node without
+    devices, else to the one with the fewest free, and there to where the fewest CPUs are.
+    """
+    if (request.cpus and request.cpus > room.cpus) or (request.memory and request.memory > room.memory):
+        return None
+    accelerator = request.accelerator
+    if not accelerator:
+        return (bool(room.idle), sum(room.idle.values()), room.cpus, room.position)
+    idle = room.idle.get(accelerator, 0)
+    if request.amount >= UNIT:
+        return (idle, room.position) if idle * UNIT >= request.amount else None
+    devices = room.devices.get(accelerator, {})
+    if idle < len(devices) and any(request.amount <= left < UNIT for left in devices.values()):
+        return (0, idle, room.position)
+    return (1, idle, room.position) if idle else None
+
+
+class _Free:
+    """What the whole cluster has free, in the course of one pass."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.rooms = [_Room(node, position) for position, node in enumerate(snapshot.nodes)]
+        self._touched: list[int] = []
+        """Positions of the rooms that this pass has placed something in, in time order."""
+        self._candidates: dict[Request, _Candidates] = {}
+        self._options: dict[tuple[Request, ...], list[tuple[int, _Candidates]]] = {}
+        by_name = {room.node.name: room for room in self.rooms}
+        for job in snapshot.holding:
+            for grant in job.grants:
+                if grant.node in by_name:
+                    by_name[grant.node].take(grant)
+
+    @cached_property
+    def types(self) -> list[str]:
+        """The types of accelerator in the cluster, in cluster order."""
+        return _types(self.rooms)
+
+    def start(self, job: Waiting) -> Optional[Start]:
+        """Place all ranks of a job by its first alternative that fits now, or none of them."""
+        for index, candidates in self._options_of(job.alternatives):
+            rooms = candidates.best(job.num_nodes)
+            if rooms:
+                rooms.sort(key=attrgetter("position"))
+                self._touched += [room.position for room in rooms]
+                grants = tuple(room.grant(candidates.request, rank) for rank, room in enumerate(rooms))
+                return Start(job.id, index, grants)
+        return None
+
+    def _options_of(self, alternatives: tuple[Request, ...]) -> list[tuple[int, _Candidates]]:
+        """(index of the alternative, where it fits), in order of preference."""
+        if alternatives not in self._options:
+            self._options[alternatives] = [
+                (index, self._candidates_of(request))
+                for index, asked in enumerate(alternatives)
+                for request in _concrete(asked, self.types)
+            ]
+        return self._options[alternatives]
+
+    def _candidates_of(self, request: Request) -> _Candidates:
+        if request not in self._candidates:
+            self._candidates[request] = _Candidates(request, self.rooms, self._touched)
+        return self._candidates[request]
+
+
+def _types(rooms: Iterable[_Room]) -> list[str]:
+    return list(dict.fromkeys(accelerator for room in rooms for accelerator in room.devices))
+
+
+def _concrete(asked: Request, types: list[str]) -> list[Request]:
+    """A request as the rooms understand it: a lower-case name, one request per type where any will do."""
+    if not asked.accelerator or not asked.amount:
+        return [replace(asked, accelerator=None, amount=0)]
+    if asked.amount > UNIT and asked.amount % UNIT:
+        return []  # above one device there are whole ones only
+    name = asked.accelerator.lower()
+    return [replace(asked, accelerator=each) for each in (types if name == ANY_DEVICE.lower() else [name])]
+
+
+class _Candidates:
+    """The rooms that one request fits in, best first.
+
+    A heap in which an entry counts only while it says how the room is now; a room that has changed since is
+    entered again before the next look. So a start costs what has changed, not the number of nodes.
+    """
+
+    def __init__(self, request: Request, rooms: Sequence[_Room], touched: Sequence[int]) -> None:
+        self.request = request
+        self._rooms = rooms
+        self._touched = touched
+        self._seen = len(touched)
+        usable = (room for room in rooms if not room.node.unusable)
+        self._heap = [fit for fit in (_fit(request, room) for room in usable) if fit]
+        heapify(self._heap)
+
+    def best(self, count: int) -> list[_Room]:
+        """The `count` best rooms, in each of which the caller then places the request; or none at all."""
+        self._catch_up()
+        found: list[_Fit] = []
+        while self._heap and len(found) < count:
+            entry = heappop(self._heap)
+            is_current = entry == _fit(self.request, self._rooms[entry[-1]])
+            if is_current and entry not in found[-1:]:  # twins come one after the other
+                found.append(entry)
+        if len(found) < count:
+            self._heap = found  # in order, thus a heap
+            return []
+        return [self._rooms[entry[-1]] for entry in found]
+
+    def _catch_up(self) -> None:
+        for position in set(self._touched[self._seen :]):
+            fit = _fit(self.request, self._rooms[position])
+            if fit:
+                heappush(self._heap, fit)
+        self._seen = len(self._touched)
+
+
+# --- what the cluster has in all --------------------------------------------------------------------------
+
+
+class _Make(NamedTuple):
+    """Nodes that are alike."""
+
+    nodes: list[Node]
+    room: _Room
+    """What each of them has when idle."""
+
+
+def _makes(nodes: Iterable[Node]) -> list[_Make]:
+    makes: dict[object, _Make] = {}
+    for node in nodes:
+        alike = (node.cpus, node.memory, tuple(device.accelerator for device in node.devices))
+        if alike not in makes:
+            makes[alike] = _Make([], _Room(node))
+        makes[alike].nodes.append(node)
+    return list(makes.values())
+
+
+def _capable(request: Request, makes: Iterable[_Make]) -> int:
+    """How many nodes could hold the request when idle."""
+    return sum(len(make.nodes) for make in makes if _fit(request, make.room))
+
+
+def misfit(
+    nodes: Sequence[Node], num_nodes: int, alternatives: Sequence[Request], cluster: str
+) -> str | None:
+    """The text of an errors.Misfit if the cluster could never run this, else None.
+
+    Never: not even idle, and with every drained or unreachable node back.
+    """
+    makes = _makes(nodes)
+    types = _types(make.room for make in makes)
+
+    def could_run(asked: Request) -> bool:
+        return any(_capable(request, makes) >= num_nodes for request in _concrete(asked, types))
+
+    if any(map(could_run, alternatives)):
+        return None
+    requested = [_requested_text(asked, could_run(_devices_only(asked))) for asked in alternatives]
+    existing = ["%dx %s" % (len(make.nodes), _node_text(make.nodes[0])) for make in makes]
+    return (
+        "Requested resources do not match the existing cluster.\n"
+        "  Requested:\t%dx %s\n"
+        "  Existing:\t%s\n"
+        "To fix: ask for no more than `skyq status %s` lists."
+    ) % (num_nodes, " or ".join(requested), "\n           \t".join(existing), cluster)
+
+
+def _requested_text(asked: Request, devices_would_fit: bool) -> str:
+    """One alternative of a misfit: its CPUs and memory too where it is these that are too many."""
+    parts = []
+    if asked.accelerator:
+        parts.append("{%r: %s}" % (spelled(asked.accelerator), amount_text(asked.amount)))
+    if devices_would_fit or not parts:
+        parts.append(_cpus_text(asked.cpus))
+        parts += [_memory_text(asked.memory)] if asked.memory else []
+    return ", ".join(parts)
+
+
+def _node_text(node: Node) -> str:
+    counts = Counter(device.accelerator for device in node.devices)
+    parts = [str(dict(counts))] if counts else []
+    return ", ".join([*parts, _cpus_text(node.cpus), _memory_text(node.memory)])
+
+
+def _cpus_text(milli: int) -> str:
+    return "1 CPU" if milli == 1000 else "%g CPUs" % (milli / 1000)
+
+
+def _memory_text(megabytes: int) -> str:
+    return "%g GB" % round(megabytes / 1024, 1)
+
+
+# --- why a job waits --------------------------------------------------------------------------------------
+
+
+class _Reasons:
+    """Why a shape waits, by what is free after the pass."""
+
+    def __init__(self, free: _Free, holding: Sequence[Holding]) -> None:
+        self._free = free
+        self._holding = holding
+        self._texts: dict[Shape, str] = {}
+
+    def of(self, shape: Shape) -> str:
+        """The sentence for a shape that the pass found blocked."""
+        if shape not in self._texts:
+            self._texts[shape] = "needs " + self._sentence(*shape)
+        return self._texts[shape]
+
+    @cached_property
+    def _up(self) -> list[_Room]:
+        return [room for room in self._free.rooms if not room.node.unusable]
+
+    @cached_property
+    def _down(self) -> list[_Room]:
+        return [room for room in self._free.rooms if room.node.unusable]
+
+    @cached_property
+    def _makes(self) -> list[_Make]:
+        return _makes(room.node for room in self._free.rooms)
+
+    @cached_property
+    def _makes_up(self) -> list[_Make]:
+        return _makes(room.node for room in self._up)
+
+    def _sentence(self, count: int, alternatives: tuple[Request, ...]) -> str:
+        possible = [asked for asked in alternatives if self._meanings(count, asked)]
+        if not possible:
+            nodes = "no such node" if count == 1 else "too few such nodes"
+            return "%s; the cluster has %s" % (_need(count, alternatives[0]), nodes)
+        if len(possible) > 1:
+            return "%s; none fits now" % " or ".join(_need(count, _brief(asked)) for asked in possible)
+        return self._shortage(count, possible[0])
+
+    def _meanings(self, count: int, asked: Request) -> list[Request]:
+        """What a request can mean in this cluster, but for what it could never satisfy."""
+        requests = _concrete(asked, self._free.types)
+        return [request for request in requests if _capable(request, self._makes) >= count]
+
+    def _shortage(self, count: int, asked: Request) -> str:
+        """What the one possible alternative waits for."""
+        request = max(self._meanings(count, asked), key=lambda request: len(_fitting(request, self._up)))
+        if _capable(request, self._makes_up) < count:
+            missed = [room for room in self._down if _fit(request, _Room(room.node))]
+            return "%s; %s" % (_need(count, _brief(asked)), _unusable(missed))
+        text = self._gang_lacks(count, asked, request) if count > 1 else self._rank_lacks(asked, request)
+        missed = _fitting(request, self._down)
+        if missed and len(missed) + len(_fitting(request, self._up)) >= count:
+            text += ", " + _unusable(missed)
+        return text
+
+    def _gang_lacks(self, count: int, asked: Request, request: Request) -> str:
+        have = len(_fitting(request, self._up))
+        devices_suffice = len(_fitting(_devices_only(request), self._up)) >= count
+        need = _need(count, asked if devices_suffice else _brief(asked))
+        return "%s; %s that free" % (need, "%d have" % have if have > 1 else "1 has" if have else "none has")
+
+    def _rank_lacks(self, asked: Request, request: Request) -> str:
+        rooms = _fitting(_devices_only(request), self._up)
+        if not rooms:
+            return "%s; %s" % (_need(1, _brief(asked)), self._devices_free(request))
+        cpus = max(room.cpus for room in rooms)
+        memory = max(room.memory for room in rooms)
+        if asked.cpus > cpus:
+            return "%s; %s free" % (_need(1, replace(asked, memory=0)), _cpus_text(max(cpus, 0)))
+        if asked.memory > memory:
+            return "%s; %s free" % (_need(1, replace(asked, cpus=0)), _memory_text(max(memory, 0)))
+        return "%s; no node has all of that free" % _need(1, asked)
+
+    def _devices_free(self, request: Request) -> str:
+        """What is free of the devices on the node that has the most."""
+        if request.amount < UNIT:
+            return "no device has that much free"
+        accelerator = request.accelerator or ""
+        having = [room for room in self._up if accelerator in room.devices]
+        best = max(having, key=lambda room: room.idle[accelerator])
+        idle = best.idle[accelerator]
+        if len(having) == 1:
+            return "%s free%s" % (idle or "none", self._holders(best, accelerator))
+        return "at most %d free, on %s" % (idle, best.node.name) if idle else "none free"
+
+    def _holders(self, room: _Room, accelerator: str) -> str:
+        """Who has the others: " (job 3 holds 2)"."""
+        held: Counter[int] = Counter()
+        for job in self._holding:
+            for grant in job.grants:
+                if grant.node == room.node.name:
+                    mine = (amount for index, amount in grant.devices if index in room.devices[accelerator])
+                    held[job.id] += sum(mine)
+        ids = sorted(+held)
+        if not ids:
+            return ""
+        who = "job %d holds" if len(ids) == 1 else "jobs %s hold" if len(ids) < 4 else "%d jobs hold"
+        which = len(ids) if len(ids) > 3 else ids[0] if len(ids) == 1 else ", ".join(map(str, ids))
+        return " (%s %s)" % (who % which, amount_text(held.total()))
+
+
+def _need(count: int, asked: Request) -> str:
+    """What is asked for: "4 H100 on one node", "2 nodes with 0.5 of one H100 and 8 CPUs each"."""
+    parts = []
+    if asked.accelerator and asked.amount:
+        share = "of one " if asked.amount < UNIT else ""
+        parts.append("%s %s%s" % (amount_text(asked.amount), share, spelled(asked.accelerator)))
+    parts += [_cpus_text(asked.cpus)] if asked.cpus else []
+    parts += [_memory_text(asked.memory) + " memory"] if asked.memory else []
+    what = " and ".join(parts) or "a node"
+    if count > 1:
+        return "%d nodes with %s each" % (count, what)
+    return what if len(parts) < 2 and asked.amount <= UNIT and asked.cpus <= 1000 else what + " on one node"
+
+
+def _unusable(rooms: Sequence[_Room]) -> str:
+    """Which node is missed: "node1 is drained"."""
+    node = rooms[0].node
+    more = " (and %d more)" % (len(rooms) - 1) if len(rooms) > 1 else ""
+    return "%s is %s%s" % (node.name, node.unusable, more)
+
+
+def _brief(asked: Request) -> Request:
+    """A request without the CPUs and memory that come with its devices."""
+    return _devices_only(asked) if asked.accelerator else asked
+
+
+def _devices_only(asked: Request) -> Request:
+    return replace(asked, cpus=0, memory=0)
+
+
+def _fitting(request: Request, rooms: Iterable[_Room]) -> list[_Room]:
+    return [room for room in rooms if _fit(request, room)]

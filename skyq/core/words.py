@@ -1,0 +1,78 @@
+"""Times in words, as SkyPilot's users know them. Pure: the caller brings the seconds.
+
+A negative time (a clock was set back) reads like no time at all.
+"""
+
+from __future__ import annotations
+
+from typing import List, Tuple
+
+MINUTE = 60
+HOUR = 60 * MINUTE
+DAY = 24 * HOUR
+WEEK = 7 * DAY
+
+_CLOCK = ((DAY, HOUR, "h"), (HOUR, MINUTE, "m"), (MINUTE, 1, "s"))
+_CAP = 1e12
+"""Keeps infinity out of int()."""
+
+
+def ago(seconds: float) -> str:
+    """How long ago something was, in one unit: "< 1 sec", "a few secs ago", "2 hrs ago", "3 weeks ago"."""
+    if not seconds >= 1:  # also true of nan
+        return "< 1 sec"
+    whole = int(min(seconds, _CAP))
+    if whole <= 10:
+        return "a few secs ago"
+    return _floored(whole) if whole < WEEK else _rounded(whole // DAY)
+
+
+def _floored(whole: int) -> str:
+    if whole < MINUTE:
+        return "%d secs ago" % whole
+    if whole < HOUR:
+        return _count(whole // MINUTE, "min")
+    if whole < DAY:
+        return _count(whole // HOUR, "hr")
+    return _count(whole // DAY, "day")
+
+
+def _rounded(days: int) -> str:
+    """From a week on the nearer unit is named: 13 days are 2 weeks, 11 months and 16 days a year."""
+    years, months, rest = _calendar(days)
+    if years == 0 and months == 0:
+        return _count((days + 3) // 7, "week")
+    if years == 0 and (months < 11 or rest <= 15):
+        return _count(months + (rest >= 27), "month")
+    return _count(max(1, years + (months > 6)), "year")
+
+
+def _count(number: int, unit: str) -> str:
+    return "%d %s%s ago" % (number, unit, "" if number == 1 else "s")
+
+
+def duration(seconds: float) -> str:
+    """How long something lasted, all units but those that are zero: "59s", "1h 30m", "1 year 1mo 4d"."""
+    if not seconds >= 1:
+        return "< 1s"
+    whole = int(min(seconds, _CAP))
+    parts = _long_parts(whole // DAY) if whole >= DAY else []
+    for larger, size, unit in _CLOCK:
+        number = whole % larger // size
+        if number:
+            parts.append("%d%s" % (number, unit))
+    return " ".join(parts)
+
+
+def _long_parts(days: int) -> List[str]:
+    years, months, rest = _calendar(days)
+    parts = ["%d year%s" % (years, "" if years == 1 else "s")] if years else []
+    parts += ["%d%s" % (n, unit) for n, unit in ((months, "mo"), (rest // 7, "w"), (rest % 7, "d")) if n]
+    return parts
+
+
+def _calendar(days: int) -> Tuple[int, int, int]:
+    """Years of 365 days, months that begin on every twelfth of one (rounded up to a day), and days."""
+    years, rest = divmod(days, 365)
+    months = rest * 12 // 365
+    return years, months, rest - (months * 365 + 11) // 12

@@ -1,0 +1,1 @@
+"""What runs on the head of a cluster: answers to calls, and the dispatcher."""

@@ -1,0 +1,126 @@
+"""What the dispatcher knows: the unfinished jobs as the store has them, and how their steps stand.
+
+All of it can be had again: jobs from the store, phases by asking the nodes.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Dict, List, Set, Tuple
+
+from skyq.core import states
+from skyq.core.lifecycle import EXITED, GONE, LIVE, Course, Phase, Verdict, next_verdict
+from skyq.core.model import Holding, Job, Waiting
+from skyq.core.protocol import UNKNOWN, Message
+from skyq.head import specs
+from skyq.store.store import Store
+
+
+class Board:
+    """Unfinished jobs by id, and the phases of the steps of the active ones."""
+
+    def __init__(self) -> None:
+        self.rev = 0
+        self.jobs: Dict[int, Job] = {}
+        self.waiting: Dict[int, Waiting] = {}
+        self.holding: Dict[int, Holding] = {}
+        self.phases: Dict[int, Dict[str, Phase]] = {}
+        self.stopping: Set[Tuple[int, str]] = set()
+        """Steps that were told to stop, on a connection that still lives."""
+        self.over: Set[int] = set()
+        """Jobs whose leftovers were told to go."""
+        self.dirty: Set[int] = set()
+        """Active jobs that may have something to do."""
+        self.pids: Dict[int, Dict[str, int]] = {}
+        """Learnt since the last commit."""
+        self.specs: Dict[int, Message] = {}
+        self._ids: Dict[str, int] = {}
+
+    def refresh(self, store: Store) -> None:
+        """See what changed in the store."""
+        for job in store.changes(self.rev):
+            self.rev = job.rev
+            self.put(job, store)
+        self.rev = max(self.rev, store.rev())
+
+    def put(self, job: Job, store: Store) -> None:
+        """One job as it is now."""
+        self.waiting.pop(job.id, None)
+        self.holding.pop(job.id, None)
+        if job.state in states.FINAL:
+            self._forget(job)
+            return
+        self.jobs[job.id] = job
+        self._ids[job.uuid] = job.id
+        if job.state in states.WAITING:
+            self.phases.pop(job.id, None)
+            if job.cancel_requested_at is None:
+                self.waiting[job.id] = Waiting(job.id, job.num_nodes, job.alternatives, job.priority)
+            return
+        self.holding[job.id] = Holding(job.id, job.grants)
+        self.phases.setdefault(job.id, {})
+        if job.id not in self.specs:
+            self.specs[job.id] = json.loads(store.spec(job.id))
+        self.dirty.add(job.id)
+
+    def _forget(self, job: Job) -> None:
+        for table in (self.jobs, self.phases, self.pids, self.specs):
+            table.pop(job.id, None)
+        self._ids.pop(job.uuid, None)
+        self.over.discard(job.id)
+        self.dirty.discard(job.id)
+        self.stopping = {entry for entry in self.stopping if entry[0] != job.id}
+
+    def node_of(self, job: Job, step: str) -> str:
+        """The node that runs a step."""
+        kind, _, number = step.partition("-")
+        if kind == "setup":
+            return job.grants[0].node  # one node per cluster so far
+        return next(grant.node for grant in job.grants if grant.rank == int(number))
+
+    def hear(self, message: Message) -> None:
+        """A node told how a step stands. What concerns another attempt, or no job, is stale."""
+        job = self.jobs.get(self._ids.get(str(message.get("job")), 0))
+        if job is None or job.attempt != message.get("attempt") or job.state not in states.ACTIVE:
+            return
+        step = str(message.get("step"))
+        phases = self.phases[job.id]
+        what = message.get("is")
+        if what == "late":
+            phases.pop(step, None)
+        elif what == "running":
+            if phases.get(step, Phase()).at < LIVE:
+                phases[step] = Phase(LIVE)
+            self.pids.setdefault(job.id, dict(job.pids))[step] = int(message["pid"])
+            return  # nothing to decide
+        elif what in ("exited", "gone"):
+            phases[step] = Phase(
+                GONE if what == "gone" else EXITED,
+                int(message.get("code", UNKNOWN)),
+                bool(message.get("stopped")),
+                str(message.get("why", ""))[:500],
+                bool(message.get("unstarted")),
+            )
+        self.dirty.add(job.id)
+
+    def ask_again(self, node: str) -> None:
+        """A connection broke or came up: what the node was asked may not have reached it."""
+        for job_id, phases in self.phases.items():
+            job = self.jobs[job_id]
+            for step in [
+                s for s, phase in phases.items() if phase.at < GONE and self.node_of(job, s) == node
+            ]:
+                del phases[step]
+            self.stopping = {entry for entry in self.stopping if entry[0] != job_id}
+            self.over.discard(job_id)
+            self.dirty.add(job_id)
+
+    def verdict(self, job: Job) -> Verdict:
+        """What to do about an active job."""
+        setups, runs = specs.step_names(job, self.specs[job.id])
+        cancel = job.reason if job.cancel_requested_at is not None else ""
+        return next_verdict(Course(job.state, setups, runs, cancel), self.phases[job.id])
+
+    def busy(self) -> List[Job]:
+        """The active jobs that may have something to do, by id."""
+        return [self.jobs[job_id] for job_id in sorted(self.dirty)]

@@ -1,0 +1,166 @@
+"""What the head of a cluster answers: one method per call, whoever asks.
+
+For `local` the command line calls it in its own process; over SSH an agent does, for one call.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Dict, List, Optional, Sequence
+
+from skyq.core import schedule, states
+from skyq.core.accelerators import resources_text
+from skyq.core.errors import Misfit, StoreError
+from skyq.core.model import Holding, Job, Node, Snapshot, Task, Waiting
+from skyq.core.paths import ClusterDir, step_log
+from skyq.core.rankenv import task_id
+from skyq.head import specs, wake
+from skyq.store.place import make_private
+from skyq.store.store import NewJob, Store
+
+
+class Head:
+    """One cluster's head, on this machine."""
+
+    def __init__(self, where: ClusterDir, cluster: str) -> None:
+        self.where = where
+        self.cluster = cluster
+        make_private(where.root)
+        self.store = Store.open(where.database)
+        if not self.store.get("cluster_id"):
+            with self.store.transaction():
+                if not self.store.get("cluster_id"):
+                    self.store.set("cluster_id", os.urandom(16).hex())
+
+    def submit(self, task: Task, user: str, uuid: str) -> int:
+        """The id of the job; the same one for the same uuid.
+
+        Raises Misfit when the cluster could never run it, StoreError when it can't be stored; then
+        nothing of it is left.
+        """
+        self.check(task)
+        if task.secrets:
+            specs.save_secrets(self.where, uuid, task.secrets)
+        try:
+            job_id = self._store(task, user, uuid)
+        except StoreError:
+            specs.drop_secrets(self.where, uuid)
+            raise
+        self.wake()
+        return job_id
+
+    def check(self, task: Task) -> None:
+        """Raise Misfit when the cluster could never run the task."""
+        why = schedule.misfit(self.store.nodes(), task.num_nodes, task.alternatives, self.cluster)
+        if why:
+            raise Misfit(why)
+
+    def _store(self, task: Task, user: str, uuid: str) -> int:
+        now = time.time()
+        new = NewJob(
+            uuid=uuid,
+            name=task.name,
+            user=user,
+            submitted_at=now,
+            num_nodes=task.num_nodes,
+            alternatives=task.alternatives,
+            priority=task.priority,
+            has_setup=task.setup is not None,
+            cpus_shown=task.cpus_shown,
+            spec=specs.stored(task),
+        )
+        with self.store.transaction():
+            job_id = self.store.submit(new)
+            stamp = time.strftime("%Y-%m-%d-%H-%M-%S", time.localtime(now)) + "-%06d" % (now % 1 * 1e6)
+            self.store.note(job_id, task_id=task_id(stamp, self.cluster, job_id))
+        os.makedirs(self.where.job_logs(job_id, task.name or ""), mode=0o700, exist_ok=True)
+        return job_id
+
+    def wake(self) -> None:
+        """See to it that somebody works on what is unfinished."""
+        wake.wake(self.where, self.cluster)
+
+    def look(self) -> None:
+        """What every call does: where there is work, there must be a dispatcher."""
+        if self.store.has_unfinished():
+            self.wake()
+
+    # Questions.
+
+    def job(self, job_id: int) -> Optional[Job]:
+        """One job, or None."""
+        return self.store.job(job_id)
+
+    def latest(self, user: Optional[str] = None, state: Optional[str] = None) -> Optional[Job]:
+        """The job with the highest id."""
+        return self.store.latest(user, state)
+
+    def jobs(self, user: Optional[str], unfinished: bool) -> List[Job]:
+        """Highest id first; of one user, or of all."""
+        return self.store.jobs(user, unfinished)
+
+    def nodes(self) -> Sequence[Node]:
+        """In cluster order."""
+        return self.store.nodes()
+
+    def holding(self) -> List[Holding]:
+        """What the active jobs hold."""
+        return [Holding(j.id, j.grants) for j in self.store.jobs(unfinished=True) if j.state in states.ACTIVE]
+
+    def reasons(self, jobs: Sequence[Job]) -> Dict[int, str]:
+        """Why each waiting job among these waits."""
+        waiting = [job for job in jobs if job.state in states.WAITING]
+        if not waiting:
+            return {}
+        everybody = self.store.jobs(unfinished=True)
+        snapshot = Snapshot(
+            tuple(self.store.nodes()),
+            tuple(Holding(j.id, j.grants) for j in everybody if j.state in states.ACTIVE),
+            tuple(
+                Waiting(j.id, j.num_nodes, j.alternatives, j.priority)
+                for j in everybody
+                if j.state in states.WAITING
+            ),
+        )
+        found = schedule.explain(snapshot, 0.0)
+        return {job.id: job.reason or found.get(job.id, "") for job in waiting}
+
+    def resources(self, job: Job) -> str:
+        """The RESOURCES cell: what it took, or all that it would take."""
+        open_ones = job.alternatives if job.alternative is None else (job.alternatives[job.alternative],)
+        return resources_text(job.num_nodes, open_ones, job.cpus_shown)
+
+    def log_folder(self, job: Job) -> str:
+        """Where the job's logs lie."""
+        return self.where.job_logs(job.id, job.name or "")
+
+    def step_logs(self, job: Job) -> Dict[str, str]:
+        """Step → path of its raw log, in the order of display; the files may not be there yet."""
+        single = len(self.store.nodes()) == 1
+        steps = (["setup-0"] if job.has_setup else []) + ["run-%d" % grant.rank for grant in job.grants]
+        return {step: step_log(self.log_folder(job), step, single) for step in steps}
+
+    # Orders.
+
+    def cancel(self, ids: Sequence[int], by: str) -> List[int]:
+        """Ask for the end of these jobs; returns those that it concerns, highest first.
+
+        What waits is CANCELLED at once. What is active becomes it when its processes are dead.
+        """
+        concerned: List[int] = []
+        with self.store.transaction():
+            for job_id in sorted(set(ids), reverse=True):
+                job = self.store.job(job_id)
+                if job is None or job.state in states.FINAL:
+                    continue
+                concerned.append(job_id)
+                now, reason = time.time(), "cancelled by %s" % by
+                if job.state in states.WAITING:
+                    self.store.move(job, states.CANCELLED, now, ended_at=now, reason=reason)
+                    specs.drop_secrets(self.where, job.uuid)
+                elif job.cancel_requested_at is None:
+                    self.store.note(job_id, cancel_requested_at=now, reason=reason)
+        if concerned:
+            self.look()
+        return concerned

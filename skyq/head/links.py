@@ -1,0 +1,143 @@
+"""The dispatcher's end of the conversation with one node agent."""
+
+from __future__ import annotations
+
+from typing import Callable, List, Optional
+
+from skyq.core import protocol
+from skyq.core.errors import ProtocolError
+from skyq.core.model import Node
+from skyq.core.protocol import Message
+from skyq.transport.base import Channel
+
+RETRY_FIRST = 0.1  # seconds before a lost connection is opened again; doubled up to RETRY_LAST
+RETRY_LAST = 5.0  # seconds
+CLAIM_AGAIN = 2.0  # seconds until a refused claim is asked for again
+PING_EVERY = 5.0  # seconds
+SILENCE = 20.0  # seconds without a word from the agent, after which the connection is dead
+
+
+class Link:
+    """One node: connected or not, ready (claimed) or not, and what must be sent when."""
+
+    def __init__(self, node: Node, claim: Message, connect: Callable[[Node], Channel]) -> None:
+        self.node = node
+        self.trouble = "connecting"
+        """Why nothing may start on the node now; empty: it may."""
+        self.losses = 0
+        """Connections lost since somebody set this back to 0."""
+        self._claim = claim
+        self._connect = connect
+        self._channel: Optional[Channel] = None
+        self._decoder = protocol.Decoder()
+        self._outbox = bytearray()
+        self._delay = RETRY_FIRST
+        self._due = 0.0
+        """When to connect, or to ask for the claim again; monotonic."""
+        self._ping_at = 0.0
+        self._heard_at = 0.0
+
+    @property
+    def ready(self) -> bool:
+        """Whether steps may be asked for."""
+        return not self.trouble
+
+    def fileno(self) -> Optional[int]:
+        """Of the connection, if there is one."""
+        return self._channel.fileno() if self._channel else None
+
+    def wants_to_write(self) -> bool:
+        """Whether bytes wait that the connection didn't take."""
+        return bool(self._outbox)
+
+    def keep_up(self, now: float) -> float:
+        """Connect, ping or claim if it is time to; returns when to call again."""
+        if self._channel is None:
+            if now >= self._due:
+                self._open(now)
+            return self._due if self._channel is None else now
+        if now - self._heard_at > SILENCE:
+            self.lose("no word from the node for %d s" % SILENCE)
+            return self._due
+        if now >= self._ping_at:
+            self._ping_at = now + PING_EVERY
+            self.say({"do": "ping"})
+        if self.trouble and self._decoder.greeted and now >= self._due:
+            self._due = now + CLAIM_AGAIN
+            self.say({"do": "claim", **self._claim})
+        return min(self._ping_at, self._due) if self.trouble else self._ping_at
+
+    def _open(self, now: float) -> None:
+        self._due = now + self._delay
+        self._delay = min(self._delay * 2, RETRY_LAST)
+        try:
+            self._channel = self._connect(self.node)
+        except OSError as error:
+            self.trouble = "%s can't be reached: %s" % (self.node.name, error)
+            return
+        self._decoder = protocol.Decoder()
+        self._outbox = bytearray(protocol.greeting())
+        self._heard_at = now
+        self._ping_at = now + PING_EVERY
+        self.flush()
+
+    def lose(self, why: str) -> None:
+        """The connection is dead: what was asked must be asked again on the next one."""
+        if self._channel:
+            self._channel.close()
+            self.losses += 1
+        self._channel = None
+        self.trouble = "%s: %s" % (self.node.name, why)
+
+    def close(self, release: bool) -> None:
+        """A proper end: the agent reads all that was said, then leaves."""
+        if release and self.ready:
+            self.say({"do": "release", "id": self._claim["id"]})
+        if self._channel:
+            self._channel.close()
+
+    def say(self, message: Message) -> None:
+        """Send one message, as soon as the connection takes it."""
+        if self._channel:
+            self._outbox += protocol.encode(message)
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what the connection takes now."""
+        assert self._channel
+        try:
+            while self._outbox:
+                taken = self._channel.write(bytes(self._outbox[: protocol.FRAME_LIMIT]))
+                if not taken:
+                    return
+                del self._outbox[:taken]
+        except OSError as error:
+            self.lose("the connection broke (%s)" % error)
+
+    def hear(self, now: float) -> List[Message]:
+        """The messages that came; handles those about the connection itself."""
+        assert self._channel
+        try:
+            data = self._channel.read()
+            messages = list(self._decoder.feed(data))
+        except (OSError, ProtocolError) as error:
+            self.lose(str(error))
+            return []
+        if not data:
+            self.lose("the node agent ended")
+            return []
+        self._heard_at = now
+        return [message for message in messages if not self._about_connection(message)]
+
+    def _about_connection(self, message: Message) -> bool:
+        what = message.get("is")
+        if what == "hello":
+            self.say({"do": "claim", **self._claim})
+        elif what == "claimed":
+            self.trouble = ""
+            self._delay = RETRY_FIRST
+        elif what == "refused":
+            self.trouble = " ".join(str(message.get("why")).split())
+        else:
+            return what == "pong"
+        return True

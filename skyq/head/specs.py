@@ -1,0 +1,109 @@
+"""What is stored of a task to run it later, and what a node is told to run one step of it.
+
+Secret values never reach the database: they wait in a file of their own (0600, in a 0700 folder)
+until the job has ended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import Dict, List
+
+from skyq.core import rankenv
+from skyq.core.errors import StoreError
+from skyq.core.model import Job, Node, Task
+from skyq.core.paths import ClusterDir, step_log
+from skyq.core.protocol import Message
+
+GRACE = 30.0  # seconds between TERM and KILL at a cancel; SkyPilot's
+
+
+def stored(task: Task) -> str:
+    """The spec as the database keeps it."""
+    return json.dumps(
+        {
+            "setup": task.setup,
+            "run": task.run,
+            "envs": task.envs,
+            "secrets": sorted(task.secrets),
+            "grace": float(os.environ.get("SKYQ_GRACE_S", GRACE)),
+        }
+    )
+
+
+def save_secrets(where: ClusterDir, uuid: str, secrets: Dict[str, str]) -> None:
+    """Before the job is submitted: durable, for this account only."""
+    os.makedirs(where.secrets, mode=0o700, exist_ok=True)
+    fd = os.open(where.secret_file(uuid), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    with open(fd, "w", encoding="utf-8") as file:
+        json.dump(secrets, file)
+        file.flush()
+        os.fsync(fd)
+
+
+def drop_secrets(where: ClusterDir, uuid: str) -> None:
+    """The job has ended, or was never submitted."""
+    try:
+        os.unlink(where.secret_file(uuid))
+    except FileNotFoundError:
+        pass
+
+
+def _secrets(where: ClusterDir, uuid: str) -> Dict[str, str]:
+    try:
+        with open(where.secret_file(uuid), encoding="utf-8") as file:
+            return dict(json.load(file))
+    except (OSError, ValueError) as error:
+        raise StoreError("The job's secrets can't be read: %s. Submit it again." % error) from error
+
+
+def step_names(job: Job, spec: Message) -> tuple[List[str], List[str]]:
+    """(setups, runs) of a job, runs in rank order."""
+    setups = ["setup-0"] if job.has_setup else []
+    return setups, [] if spec["run"] is None else ["run-%d" % g.rank for g in job.grants]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What every step of every job shares."""
+
+    name: str
+    where: ClusterDir
+    nodes: Dict[str, Node]
+    """In cluster order."""
+
+
+def step_spec(cluster: Cluster, job: Job, step: str, spec: Message) -> Message:
+    """All that a node needs to run one step. Makes the folder for its log where that is on this machine."""
+    where, nodes = cluster.where, cluster.nodes
+    kind, _, number = step.partition("-")
+    grants = sorted(job.grants, key=lambda grant: grant.rank)
+    request = job.alternatives[job.alternative or 0]
+    facts = rankenv.JobFacts(
+        cluster.name,
+        job.id,
+        job.task_id,
+        job.user,
+        tuple(nodes[grant.node].ip for grant in grants),
+        rankenv.whole_devices(request.amount),
+    )
+    user_env = dict(spec["envs"])
+    if spec["secrets"]:
+        user_env.update(_secrets(where, job.uuid))
+    if kind == "setup":
+        env = rankenv.setup_env(facts, int(number), [node.ip for node in nodes.values()], user_env)
+    else:
+        devices = [index for index, _ in grants[int(number)].devices]
+        env = rankenv.run_env(facts, int(number), devices, user_env)
+    log = step_log(where.job_logs(job.id, job.name or ""), step, single=len(nodes) == 1)
+    os.makedirs(os.path.dirname(log), mode=0o700, exist_ok=True)
+    return {
+        "script": spec[kind],
+        "env": env,
+        "cwd": "",
+        "log": log,
+        "grace": spec["grace"],
+        "linger": kind == "setup" or len(grants) > 1,
+    }

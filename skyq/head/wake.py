@@ -1,0 +1,78 @@
+"""Waking the dispatcher, or starting one.
+
+A wake-up counts only when a dispatcher acknowledged it: it answers first and re-reads the store after
+that. Whoever gets no answer starts a dispatcher, which waits for the lock if another holds it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import contextmanager
+from typing import Dict, Iterator
+
+from skyq import entry
+from skyq.core.paths import ClusterDir
+
+ANSWER = 2.0  # seconds that a dispatcher may take to answer
+LOG_LIMIT = 1024 * 1024  # bytes of dispatcher.log that are kept when the next dispatcher starts, twice
+
+
+@contextmanager
+def short_name(path: str) -> Iterator[str]:
+    """A name for a socket that fits the 107 bytes which the kernel allows, however long the path is."""
+    directory = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield "/proc/self/fd/%d/%s" % (directory, os.path.basename(path))
+    finally:
+        os.close(directory)
+
+
+def knock(where: ClusterDir) -> bool:
+    """Whether a dispatcher acknowledged; then it re-reads the store after now."""
+    try:
+        with socket.socket(socket.AF_UNIX) as line, short_name(where.socket) as name:
+            line.settimeout(ANSWER)
+            line.connect(name)
+            return line.recv(1) == b"!"
+    except OSError:
+        return False
+
+
+def wake(where: ClusterDir, cluster: str) -> None:
+    """See to it that a dispatcher reads the store after now."""
+    if not knock(where):
+        _spawn(where, [*entry.argv(), "_dispatcher", cluster])
+
+
+def _spawn(where: ClusterDir, argv: list[str]) -> None:
+    """Start it as nobody's child, with nothing of this process: it outlives the shell, the ssh, the cron."""
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+        return
+    try:
+        os.setsid()
+        if os.fork() == 0:
+            _become(where, argv)
+    finally:
+        os._exit(1)
+
+
+def _become(where: ClusterDir, argv: list[str]) -> None:
+    null = os.open("/dev/null", os.O_RDONLY)
+    if os.path.exists(where.dispatcher_log) and os.path.getsize(where.dispatcher_log) > LOG_LIMIT:
+        os.rename(where.dispatcher_log, where.dispatcher_log + ".1")
+    log = os.open(where.dispatcher_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(null, 0)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.closerange(3, 1024)
+    os.chdir("/")
+    os.execve(argv[0], argv, _environment())
+
+
+def _environment() -> Dict[str, str]:
+    """What doesn't depend on who came first: a dispatcher serves everybody's jobs."""
+    kept = {name: value for name, value in os.environ.items() if name.startswith("SKYQ_") or name == "HOME"}
+    return {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONUTF8": "1", **kept}

@@ -1,0 +1,1 @@
+"""What runs on a node. Standard library only, Python 3.8 or later."""

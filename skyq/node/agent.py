@@ -1,0 +1,326 @@
+"""The node agent: skyq on a node, at the other end of the dispatcher's connection.
+
+Single-threaded, because shims are forked from it. It may be killed at any moment: what runs is held
+by the shims, and what is true stands in their run directories; the next one adopts them from there.
+It ends when the connection does.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import sys
+import time
+from typing import Callable, Dict, List, Optional, Tuple
+
+from skyq.core import protocol
+from skyq.core.errors import HostClaimed
+from skyq.core.paths import ClaimDir, RunDir
+from skyq.core.protocol import Message
+from skyq.node import claim, proc, shim
+from skyq.node.baseenv import base_env, bash
+from skyq.node.records import End, Record, Started, look, refusal
+
+LATE = 15.0  # seconds without a word from the head, after which a start request is too old to obey
+POLL = 0.05  # seconds between looks at what can't be waited for
+ROUND = 0.5  # seconds between two rounds of KILL for what a dead shim left
+
+Key = Tuple[str, int, str]
+"""job uuid, attempt, step"""
+
+
+class _Step:
+    """One step that this agent watches."""
+
+    def __init__(self, key: Key, run: RunDir) -> None:
+        self.key = key
+        self.run = run
+        self.started: Optional[Started] = None
+        self.child = 0
+        """Pid of the shim if this agent forked it and it lives."""
+        self.fds: List[int] = []
+        self.exited = False
+        self.stop_asked = False
+
+
+class Agent:
+    """What a node does for the dispatcher. `runs`: where run directories are; `shared`: the claim's place."""
+
+    def __init__(self, runs: str, shared: ClaimDir) -> None:
+        self.runs = runs
+        self.shared = shared
+        self.boot = proc.boot()
+        self.base = base_env()
+        self.bash = bash()
+        self.steps: Dict[Key, _Step] = {}
+        self.waiting: Dict[Key, _Step] = {}
+        """Steps that must be looked at again soon: no descriptor tells when."""
+        self.watched: Dict[int, Callable[[], None]] = {}
+        self.poll = select.poll()
+        self.heard = _now()
+        self.shims = -1
+        self.out = sys.stdout.buffer
+        self.do: Dict[str, Callable[[Message], None]] = {
+            "start": self.start,
+            "stop": self.stop,
+            "over": self.over,
+            "claim": self.claim,
+            "release": self.release,
+            "ping": lambda message: self.say({"is": "pong"}),
+        }
+
+    def serve(self) -> None:
+        """Obey until the connection ends."""
+        os.umask(0o077)
+        os.makedirs(self.runs, mode=0o700, exist_ok=True)
+        proc.become_subreaper()
+        children = _child_ends()
+        self.out.write(protocol.greeting())
+        self.say({"is": "hello", "boot": self.boot})
+        decoder = protocol.Decoder()
+        self.watch(children, lambda: self.reap(children))
+        self.poll.register(0, select.POLLIN)
+        gc.freeze()  # shims share these pages for as long as nobody touches them
+        while True:
+            ready = self.poll.poll(POLL * 1000 if self.waiting else None)
+            for fd, _ in ready:
+                if fd == 0:
+                    data = os.read(0, protocol.FRAME_LIMIT)
+                    if not data:
+                        return
+                    self.hear(list(decoder.feed(data)))
+                elif fd in self.watched:
+                    self.watched[fd]()
+            for step in list(self.waiting.values()):
+                self.look_at(step)
+
+    def say(self, message: Message) -> None:
+        """One message to the head."""
+        self.out.write(protocol.encode(message))
+        self.out.flush()
+
+    def hear(self, messages: List[Message]) -> None:
+        """Obey, but never a start that lay about while the head may have given this node up."""
+        late = _now() - self.heard > LATE
+        self.heard = _now()
+        for message in messages:
+            what = str(message.get("do"))
+            if what == "start" and late:
+                self.say({**_name(_key(message)), "is": "late"})
+            elif what in self.do:
+                self.do[what](message)
+
+    # What the head can ask for.
+
+    def start(self, message: Message) -> None:
+        """Start the step, or attach to it, or say how it ended."""
+        key = _key(message)
+        run = RunDir.of(self.runs, *key)
+        step = self.steps.setdefault(key, _Step(key, run))
+        try:
+            os.mkdir(run.root, 0o700)
+            fresh = True
+        except FileExistsError:
+            fresh = look(run) is Record.FRESH
+        except OSError as error:
+            why = "%s: %s" % (run.root, error.strerror)
+            self.gone(step, End(protocol.UNKNOWN, False, why), unstarted=True)
+            return
+        if fresh:
+            self.fork(step, message["spec"])
+        else:
+            self.look_at(step)
+
+    def stop(self, message: Message) -> None:
+        """End the step; if it never started, see to it that it never will."""
+        key = _key(message)
+        step = self.steps.setdefault(key, _Step(key, RunDir.of(self.runs, *key)))
+        step.stop_asked = True
+        os.makedirs(step.run.root, 0o700, exist_ok=True)
+        lock = shim.try_lock(step.run.alive)
+        if lock is not None:
+            try:
+                if not os.path.exists(step.run.started) and not os.path.exists(step.run.exit):
+                    fence = {"code": protocol.UNKNOWN, "stopped": True, "why": "it never started"}
+                    shim.write_durably(step.run.exit, fence)
+            finally:
+                os.close(lock)
+        self.look_at(step)
+
+    def over(self, message: Message) -> None:
+        """The job has ended: what its steps left may go."""
+        for step in self.steps.values():
+            if step.key[:2] == (message["job"], message["attempt"]):
+                self.tell(step, signal.SIGUSR1)
+
+    def claim(self, message: Message) -> None:
+        """Claim this machine for the cluster, before its first job here."""
+        try:
+            claim.take(self.shared, {name: message[name] for name in ("cluster", "id", "head", "state_dir")})
+            if self.shims < 0:
+                self.shims = claim.hold_shims_lock(self.shared)
+        except (HostClaimed, OSError) as error:
+            self.say({"is": "refused", "why": str(error)})
+        else:
+            self.say({"is": "claimed"})
+
+    def release(self, message: Message) -> None:
+        """Give this machine back."""
+        claim.release(self.shared, message["id"])
+
+    # What becomes of a step.
+
+    def fork(self, step: _Step, spec: Message) -> None:
+        """Start a shim. Its signals are blocked from birth, so that no word is lost."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, shim.WORDS)
+        pid = os.fork()
+        if pid == 0:
+            shim.main(step.run, self.complete(step, spec), self.boot, self.shims)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        step.child = pid
+        self.waiting[step.key] = step
+
+    def complete(self, step: _Step, spec: Message) -> Message:
+        """The spec with what only the node knows."""
+        env = {**self.base, **spec["env"], "SKYQ_STEP_ID": os.path.basename(step.run.root)}
+        return {**spec, "env": env, "home": self.base["HOME"], "shell": self.bash}
+
+    def look_at(self, step: _Step) -> None:
+        """Report what the run directory says now; wait for what it doesn't say yet."""
+        record = look(step.run)
+        if record is Record.ALIVE:
+            self.attach(step)
+        elif record is Record.ENDED:
+            self.gone(step, End.read(step.run))
+        elif record is Record.LOST:
+            self.bury(step)
+        elif step.child:
+            self.waiting[step.key] = step  # its shim is between fork and lock, or not reaped yet
+        else:
+            self.gone(step, End(protocol.UNKNOWN, False, refusal(step.run)), unstarted=True)
+
+    def attach(self, step: _Step) -> None:
+        """Its shim lives: learn who it is, then wait for it to end, and for the script to."""
+        self.waiting[step.key] = step
+        if step.started is None:
+            step.started = Started.read(step.run)
+            if step.started is None:
+                return
+            self.say({**_name(step.key), "is": "running", "pid": step.started.main[0]})
+            if not step.child:
+                self.watch_process(step, step.started.shim)
+            if step.started.linger:
+                self.watch_process(step, step.started.main)
+        if step.stop_asked:
+            step.stop_asked = False
+            self.tell(step, signal.SIGTERM)
+        if step.started.linger and not step.exited and os.path.exists(step.run.exit):
+            step.exited = True
+            self.say({**_name(step.key), "is": "exited", **End.read(step.run)._asdict()})
+        expected = (not step.child) + (step.started.linger and not step.exited)
+        if len(step.fds) >= expected:
+            self.waiting.pop(step.key, None)  # a descriptor will tell
+
+    def watch_process(self, step: _Step, process: Tuple[int, int]) -> None:
+        """Look at the step again when that process ends."""
+        try:
+            fd = proc.pidfd(*process)
+        except ProcessLookupError:
+            self.waiting[step.key] = step
+            return
+        if fd >= 0:
+            step.fds.append(fd)
+            self.watch(fd, lambda: self.ended(step, fd))
+
+    def ended(self, step: _Step, fd: int) -> None:
+        """A process of the step ended: drop its descriptor, and look."""
+        self.unwatch(fd)
+        step.fds.remove(fd)
+        self.waiting[step.key] = step
+        self.look_at(step)
+
+    def bury(self, step: _Step) -> None:
+        """Its shim was killed: nobody will know how the script ended. Kill what is left, then say so."""
+        started = step.started or Started.read(step.run)
+        if started is None or started.boot != self.boot:
+            why = "node rebooted" if started else "exit status unknown: its record is damaged"
+            self.gone(step, End(protocol.UNKNOWN, False, why))
+            return
+        if proc.signal_all(self.leftovers(step, started), signal.SIGKILL):
+            self.waiting[step.key] = step
+            return
+        self.gone(step, End(protocol.UNKNOWN, False, "exit status unknown: its shim was killed"))
+
+    def leftovers(self, step: _Step, started: Started) -> List[proc.Stat]:
+        """What a dead shim left: orphans come to this agent, or are known by what they carry."""
+        shims = {other.child for other in self.steps.values() if other.child}
+        orphans = [s.pid for s in proc.all_stats() if s.parent == os.getpid() and s.pid not in shims]
+        cookie = b"SKYQ_STEP_ID=" + os.path.basename(step.run.root).encode()
+        found = proc.strays(cookie, started.log, *started.main)
+        below = proc.descendants([*orphans, *(s.pid for s in found)])
+        adopted = [s for s in map(proc.stat, orphans) if s is not None and s.state not in "ZX"]
+        return [*found, *adopted, *below]
+
+    def gone(self, step: _Step, end: End, unstarted: bool = False) -> None:
+        """No process of the step lives: the last word about it."""
+        for fd in step.fds:
+            self.unwatch(fd)
+        self.steps.pop(step.key, None)
+        self.waiting.pop(step.key, None)
+        self.say({**_name(step.key), "is": "gone", **end._asdict(), "unstarted": unstarted})
+
+    def tell(self, step: _Step, word: int) -> None:
+        """Signal the step's shim, if it is that very process."""
+        if step.started is not None:
+            proc.send_signal(*step.started.shim, word)
+
+    # Waiting.
+
+    def watch(self, fd: int, then: Callable[[], None]) -> None:
+        """Call `then` when `fd` becomes readable."""
+        self.watched[fd] = then
+        self.poll.register(fd, select.POLLIN)
+
+    def unwatch(self, fd: int) -> None:
+        """Stop watching, and close."""
+        if self.watched.pop(fd, None):
+            self.poll.unregister(fd)
+            os.close(fd)
+
+    def reap(self, children: int) -> None:
+        """Collect ended children: own shims, and orphans that a killed shim left to this subreaper."""
+        os.read(children, 4096)
+        shims = {step.child: step for step in self.steps.values() if step.child}
+        while True:
+            try:
+                pid, _ = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid in shims:
+                shims[pid].child = 0
+                self.look_at(shims[pid])
+
+
+def _child_ends() -> int:
+    """A descriptor that becomes readable when a child ends."""
+    out, into = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(into, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    return out
+
+
+def _now() -> float:
+    """Seconds that also count while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _key(message: Message) -> Key:
+    return str(message["job"]), int(message["attempt"]), str(message["step"])
+
+
+def _name(key: Key) -> Message:
+    return {"job": key[0], "attempt": key[1], "step": key[2]}

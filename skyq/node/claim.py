@@ -1,0 +1,131 @@
+"""Which cluster owns this machine: one small file that all accounts can read.
+
+One queue per host is what keeps a device from being given twice. The claim is free only when it was
+removed on this machine; and the next claimer first sees that no shim of the former one lives: each
+holds a shared lock on one file for its life.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pwd
+import time
+from typing import Any, Dict, Optional
+
+from skyq.core.errors import HostClaimed
+from skyq.core.paths import ClaimDir
+
+Claim = Dict[str, Any]
+"""cluster, id (of the cluster's state directory), head, state_dir, boot, since; owner from the file."""
+
+
+def read(where: ClaimDir) -> Optional[Claim]:
+    """The claim on this machine, its owner as the file system says; None when it is free."""
+    try:
+        with open(where.claim, encoding="utf-8", errors="replace") as file:
+            owner = os.fstat(file.fileno()).st_uid
+            text = file.read(4096)
+    except FileNotFoundError:
+        return None
+    try:
+        claim = json.loads(text)
+    except ValueError:
+        claim = {}
+    if not isinstance(claim, dict):
+        claim = {}
+    return {"cluster": "?", "id": "", "head": "?", "state_dir": "", **claim, "uid": owner}
+
+
+def refusal(where: ClaimDir, cluster_id: str) -> Optional[str]:
+    """Why this machine is not for the cluster with that id; None: it is, or it is free."""
+    claim = read(where)
+    if claim is None or (claim["id"] == cluster_id and claim["uid"] == os.getuid()):
+        return None
+    if claim["uid"] == os.getuid() and claim["state_dir"] and not os.path.isdir(claim["state_dir"]):
+        return None  # its queue was deleted: nobody will ever give it back
+    owner = _account(claim["uid"])
+    return (
+        "This machine belongs to cluster '%s' of %s (head: %s): one queue per machine, so that no "
+        "device is given twice.\nSubmit there, or end that queue first; if it is gone for good: rm %s"
+        % (_plain(claim["cluster"]), owner, _plain(claim["head"]), where.claim)
+    )
+
+
+def take(where: ClaimDir, claim: Claim) -> None:
+    """Claim this machine, or keep the claim. Raises HostClaimed with the owner's name."""
+    os.makedirs(where.root, exist_ok=True)
+    why = refusal(where, claim["id"])
+    if why:
+        raise HostClaimed(why)
+    found = read(where)
+    if found is not None and found["id"] == claim["id"]:
+        os.utime(where.claim)  # the age by which temporary files are cleaned up
+        return
+    if _shims_live(where):
+        raise HostClaimed("Processes of this machine's former queue still run; its devices aren't free yet.")
+    if found is not None:
+        os.unlink(where.claim)
+    _create(where, claim)
+
+
+def release(where: ClaimDir, cluster_id: str) -> None:
+    """Give the machine back, if it is claimed by that cluster."""
+    found = read(where)
+    if found is not None and found["id"] == cluster_id and found["uid"] == os.getuid():
+        os.unlink(where.claim)
+
+
+def hold_shims_lock(where: ClaimDir) -> int:
+    """A descriptor that tells other claimers that a shim lives, for as long as any process has it."""
+    fd = _open_shims(where)
+    fcntl.flock(fd, fcntl.LOCK_SH)
+    return fd
+
+
+def _shims_live(where: ClaimDir) -> bool:
+    fd = _open_shims(where)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def _open_shims(where: ClaimDir) -> int:
+    try:
+        return os.open(where.shims, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        # Only read access is needed to lock it, so another account's file serves as well as an own one.
+        return os.open(where.shims, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+
+
+def _create(where: ClaimDir, claim: Claim) -> None:
+    """Whole or not at all, and never over another's: written aside, then linked to its name."""
+    aside = "%s.%d" % (where.claim, os.getpid())
+    fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    try:
+        os.fchmod(fd, 0o644)
+        os.write(fd, json.dumps({**claim, "since": time.time()}).encode())
+        os.fsync(fd)
+        os.link(aside, where.claim)
+    except FileExistsError:
+        raise HostClaimed(refusal(where, claim["id"]) or "This machine was claimed a moment ago.") from None
+    finally:
+        os.close(fd)
+        os.unlink(aside)
+
+
+def _account(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return "uid %d" % uid
+
+
+def _plain(text: object) -> str:
+    """Another account wrote it: nothing in it may reach the terminal as a control."""
+    return "".join(char if char.isprintable() else "?" for char in str(text)[:80])

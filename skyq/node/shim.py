@@ -1,0 +1,295 @@
+"""The parent of one step's processes: one forked child of the node agent, alone after that.
+
+Order: take `alive` → record who started, durably → let the script run → record how it ended,
+durably → see every descendant off → exit, which frees `alive`. Everything the step ever started is
+below this process, because it is a subreaper. It knows two words, both signals:
+
+SIGTERM  stop: TERM to every process, `grace` seconds, KILL.
+SIGUSR1  over: the job has ended, so the leftovers of the script may go too.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import time
+from typing import Any, Dict, NoReturn, Optional
+
+from skyq.core.paths import RunDir
+from skyq.node import proc
+
+LEFTOVER_GRACE = 2.0  # seconds between TERM and KILL for what the script left behind
+RECORD_SIZE = 512  # bytes: one disk sector, more than any record has
+KILL_AGAIN = 0.05  # seconds between two rounds of KILL: a fork may win one round
+OOM_SCORE = 200  # of 1000: under memory pressure the kernel takes the job before its shim
+
+REFUSED = 75  # exit status: nothing was started (sysexits' EX_TEMPFAIL); `refusal` tells why
+ALREADY = 76  # exit status: someone else has started this step, or fenced it
+
+WORDS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1}
+
+Spec = Dict[str, Any]
+
+
+def reserve(path: str) -> None:
+    """Take the space that `write_durably` will need, so that a full disk later can't lose the record."""
+    fd = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, b" " * RECORD_SIZE)
+    finally:
+        os.close(fd)
+
+
+def write_durably(path: str, record: Dict[str, Any]) -> None:
+    """A small file that is there whole or not at all, and still there after a power cut."""
+    aside = path + ".new"
+    fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, json.dumps(record).encode().ljust(RECORD_SIZE))
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.rename(aside, path)
+    fsync_dir(os.path.dirname(path))
+
+
+def fsync_dir(path: str) -> None:
+    """Make the names in a directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def try_lock(path: str) -> Optional[int]:
+    """The descriptor that holds the lock on `path`, or None when another process does."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    return fd
+
+
+def _insist_on_lock(path: str) -> Optional[int]:
+    """Who only looks holds the lock for microseconds, who fences for a few fsyncs; a shim for its life."""
+    for _ in range(40):
+        lock = try_lock(path)
+        if lock is not None:
+            return lock
+        time.sleep(0.005)
+    return None
+
+
+def main(run: RunDir, spec: Spec, boot: str, shims: int) -> NoReturn:
+    """The whole life of a shim, right after the fork; `shims` is held, shared, while it lives.
+
+    All signals are blocked here, and were in the parent before the fork: none gets lost.
+    """
+    status = REFUSED
+    try:
+        status = _Shim(run, spec, boot).live(shims)
+    except OSError as error:
+        _note(run, "%s: %s" % (error.filename or run.root, error.strerror))
+    except BaseException as error:
+        _note(run, "%s: %s" % (type(error).__name__, error))
+    finally:
+        os._exit(status)
+
+
+def _note(run: RunDir, why: str) -> None:
+    """Why nothing was started, for the node agent; on a full disk this may fail too."""
+    try:
+        with open(run.refusal, "w") as file:
+            file.write(why)
+    except OSError:
+        pass
+
+
+class _Shim:
+    def __init__(self, run: RunDir, spec: Spec, boot: str) -> None:
+        self.run = run
+        self.spec = spec
+        self.boot = boot
+        self.main_pid = 0
+        self.code: Optional[int] = None
+        self.stopped = False
+        self.over = not spec["linger"]
+        self.deadline: Optional[float] = None
+
+    def live(self, shims: int) -> int:
+        """Returns the exit status of the shim."""
+        os.setsid()
+        proc.become_subreaper()
+        _close_all_but(shims)
+        lock = _insist_on_lock(self.run.alive)
+        if lock is None or os.path.exists(self.run.started) or os.path.exists(self.run.exit):
+            return ALREADY
+        self._start()
+        while True:
+            self._reap()
+            if self.code is not None and _no_children():
+                return 0
+            self._pursue()
+            self._listen()
+
+    def _start(self) -> None:
+        """Fork the script's process, record it durably, and only then let it go."""
+        with open(self.run.script, "w", encoding="utf-8", newline="") as file:
+            file.write(self.spec["script"])
+        gate_out, gate_in = os.pipe()
+        log = os.open(
+            self.spec["log"] or self.run.out,
+            os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY,
+            0o600,
+        )
+        self.main_pid = os.fork()
+        if self.main_pid == 0:
+            os.close(gate_in)
+            _become_script(self.run, self.spec, gate_out, log)
+        os.close(gate_out)
+        os.close(log)
+        me, script = proc.stat(os.getpid()), proc.stat(self.main_pid)
+        record = {
+            "boot": self.boot,
+            "shim": [os.getpid(), me.start if me else 0],
+            "main": [self.main_pid, script.start if script else 0],
+            "log": self.spec["log"] or self.run.out,
+            "linger": self.spec["linger"],
+        }
+        reserve(self.run.exit)
+        write_durably(self.run.started, record)
+        fsync_dir(os.path.dirname(self.run.root))
+        os.write(gate_in, b"!")
+        os.close(gate_in)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid == self.main_pid:
+                self._record(status)
+
+    def _record(self, status: int) -> None:
+        """The script is over: say so on disk before anyone is told, whatever the disk is like."""
+        ended_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        self.code = 128 + ended_by if ended_by else os.WEXITSTATUS(status)
+        write_durably(self.run.exit, {"code": self.code, "stopped": self.stopped})
+        if self.over and self.deadline is None and not _no_children():
+            self._end(LEFTOVER_GRACE)
+
+    def _tell_all(self, number: int) -> None:
+        proc.signal_all(proc.descendants([os.getpid()]), number)
+
+    def _pursue(self) -> None:
+        """Past the grace time everything is killed, round by round until nothing is left."""
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            self._tell_all(signal.SIGKILL)
+
+    def _listen(self) -> None:
+        """Wait for a child's end, a word from the node agent, or the time to kill."""
+        if self.deadline is None:
+            word = signal.sigwaitinfo(WORDS).si_signo
+        else:
+            left = max(KILL_AGAIN, self.deadline - time.monotonic())
+            found = signal.sigtimedwait(WORDS, left)
+            word = found.si_signo if found else 0
+        if word == signal.SIGTERM and not self.stopped:
+            self.stopped = self.code is None
+            self._end(float(self.spec["grace"]))
+        elif word == signal.SIGUSR1 and not self.over:
+            self.over = True
+            if self.code is not None:
+                self._end(LEFTOVER_GRACE)
+
+    def _end(self, grace: float) -> None:
+        self.over = True
+        if self.deadline is None:
+            self.deadline = time.monotonic() + grace
+        self._tell_all(signal.SIGTERM)
+
+
+def _no_children() -> bool:
+    """Whether nothing of the step lives: orphans below a subreaper become its children."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return True
+    return False
+
+
+def _close_all_but(keep: int) -> None:
+    """Only what is needed stays open: a channel or lock inherited here would outlive its owner's kill -9."""
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    for fd in [int(name) for name in os.listdir("/proc/self/fd")]:
+        if fd > 2 and fd != keep:
+            try:
+                os.close(fd)
+            except OSError:
+                pass  # the descriptor of the listing itself
+
+
+def _become_script(run: RunDir, spec: Spec, gate: int, log: int) -> NoReturn:
+    """In the script's own process: the fixed environment, then bash, once the gate opens."""
+    try:
+        os.setsid()  # its own session and group: `kill 0` in a script must not reach the shim
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.umask(0o022)
+        _offer_to_oom_killer()
+        for name in signal.Signals:
+            if name not in (signal.SIGKILL, signal.SIGSTOP):
+                signal.signal(name, signal.SIG_DFL)
+        if os.read(gate, 1) != b"!":
+            os._exit(REFUSED)  # the shim died before the start was on record
+        os.chdir(_directory(spec))
+        _environment_as_fd_9(spec["env"])
+        signal.pthread_sigmask(signal.SIG_SETMASK, set())
+        prelude = os.path.join(os.path.dirname(os.path.abspath(__file__)), "prelude.sh")
+        os.execve(spec["shell"], ["bash", "--noprofile", "--norc", prelude, run.script], spec["env"])
+    except BaseException as error:
+        os.write(2, ("skyq: this step could not start: %s\n" % error).encode())
+    os._exit(126)
+
+
+def _directory(spec: Spec) -> str:
+    if spec["cwd"]:
+        return str(spec["cwd"])
+    default = os.path.join(spec["home"], "sky_workdir")
+    os.makedirs(default, exist_ok=True)
+    return default
+
+
+def _offer_to_oom_killer() -> None:
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write(str(OOM_SCORE))
+    except OSError:
+        pass  # a container may forbid it
+
+
+def _environment_as_fd_9(env: Dict[str, str]) -> None:
+    """The environment as a nameless file that bash reads: values meet neither a shell line nor a disk."""
+    text = b"".join(os.fsencode("%s=%s" % pair) + b"\0" for pair in env.items())
+    fd = _nameless_file()
+    with open(fd, "wb", closefd=False) as file:
+        file.write(text)
+    os.lseek(fd, 0, os.SEEK_SET)
+    os.dup2(fd, 9)
+
+
+def _nameless_file() -> int:
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("skyq-env")
+    # conda's Python is built against a C library without memfd_create: a file on a tmpfs instead.
+    return os.open("/dev/shm", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)

@@ -1,0 +1,1 @@
+"""SQLite and the lock: the only importer of sqlite3 and filelock."""

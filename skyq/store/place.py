@@ -1,0 +1,62 @@
+"""Where state may live: a private folder on a local file system of this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+
+from skyq.core.errors import StoreError
+from skyq.core.paths import Home
+
+# SQLite's locks and shared memory don't hold across machines, and a run directory must be the node's own.
+SHARED = frozenset(
+    ("nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "ceph", "afs", "9p", "glusterfs")
+)
+
+
+def home_root() -> str:
+    """SKYQ_HOME, or ~/.skyq."""
+    return os.path.abspath(os.environ.get("SKYQ_HOME") or os.path.expanduser("~/.skyq"))
+
+
+def state_home() -> Home:
+    """The root for state: SKYQ_HOME, or a folder of this machine's own where that is on shared storage."""
+    root = home_root()
+    kind = _shared_file_system(root)
+    if not kind and not os.environ.get("SKYQ_STATE_DIR"):
+        return Home(root)
+    base = os.environ.get("SKYQ_STATE_DIR") or "/var/tmp/skyq-%d" % os.getuid()
+    return Home(os.path.join(base, hashlib.sha256(root.encode()).hexdigest()[:12]))
+
+
+def make_private(path: str) -> None:
+    """A folder that only this account can enter. Raises StoreError where it is another's or can't be made."""
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        found = os.stat(path)
+        if found.st_uid != os.getuid():
+            raise StoreError("%s belongs to another account. Set SKYQ_HOME to a folder of your own." % path)
+        if stat.S_IMODE(found.st_mode) & 0o077:
+            os.chmod(path, 0o700)
+    except OSError as error:
+        raise StoreError(
+            "%s can't be used: %s. Set SKYQ_HOME to a folder that you can write." % (path, error.strerror)
+        ) from None
+
+
+def _shared_file_system(path: str) -> str:
+    """The type of the file system if several machines may see it, else ""."""
+    while not os.path.exists(path):
+        path = os.path.dirname(path)
+    device = os.stat(path).st_dev
+    if os.major(device) != 0:
+        return ""  # a disk of this machine
+    name = "%d:%d" % (os.major(device), os.minor(device))
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
+        for line in file:
+            fields = line.split()
+            kind = fields[fields.index("-") + 1]
+            if fields[2] == name:
+                return kind if kind in SHARED or kind.startswith("fuse.") else ""
+    return ""

@@ -1,0 +1,352 @@
+"""The queue: jobs, nodes and events of one cluster in SQLite. The one module that knows SQL.
+
+Commits are durable (synchronous=FULL). Every change of a job gives its row a new `rev`, so that a
+reader which remembers the last one sees what came after it, and nothing else.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sqlite3
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
+
+from skyq.core import states
+from skyq.core.errors import StoreError
+from skyq.core.model import Device, Grant, Job, Node, Request
+
+SCHEMA_VERSION = 1
+BUSY_TIMEOUT = 60.0  # seconds; a transaction lasts milliseconds, so whoever waits longer has a bug to report
+
+_COLUMNS = (
+    "id, uuid, name, user, state, submitted_at, started_at, ended_at, num_nodes, alternatives, priority, "
+    "attempt, alternative, cancel_requested_at, reason, exit_codes, has_setup, cpus_shown, task_id, pids, "
+    "grants, rev"
+)
+_UNFINISHED = "state IN ('PENDING', 'SETTING_UP', 'RUNNING')"
+
+
+@dataclass(frozen=True)
+class NewJob:
+    """What a submit brings."""
+
+    uuid: str
+    name: Optional[str]
+    user: str
+    submitted_at: float
+    num_nodes: int
+    alternatives: Tuple[Request, ...]
+    priority: int
+    has_setup: bool
+    cpus_shown: str
+    spec: str
+    """JSON; opaque here."""
+
+
+class Store:
+    """One open database. Not for use by several threads."""
+
+    def __init__(self, path: str, db: sqlite3.Connection) -> None:
+        self.path = path
+        self._db = db
+
+    @classmethod
+    def open(cls, path: str) -> Store:
+        """Open the database, making it if it isn't there.
+
+        Raises StoreError when the disk is full, the file is damaged, or a newer skyq made it.
+        """
+        with _told(path):
+            if not os.path.exists(path):
+                os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+                os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            db = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None)
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0:
+                _create(db)
+            elif version > SCHEMA_VERSION:
+                raise StoreError(
+                    "%s was made by a newer skyq. Use that one (its schema is %d, this one knows %d)."
+                    % (path, version, SCHEMA_VERSION)
+                )
+            db.execute("PRAGMA synchronous = FULL")
+            db.execute("PRAGMA foreign_keys = ON")
+        return cls(path, db)
+
+    def close(self) -> None:
+        """Done with it."""
+        self._db.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing, durable when it ends; what is read within stays true until then."""
+        with _told(self.path):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            finally:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+
+    # Jobs, read.
+
+    def job(self, job_id: int) -> Optional[Job]:
+        """One job, or None."""
+        return next(iter(self._jobs("id = ?", job_id)), None)
+
+    def job_of(self, uuid: str) -> Optional[Job]:
+        """The job of that submit, or None."""
+        return next(iter(self._jobs("uuid = ?", uuid)), None)
+
+    def jobs(self, user: Optional[str] = None, unfinished: bool = False) -> List[Job]:
+        """By id, highest first; of one user, or of all."""
+        where = _UNFINISHED if unfinished else "1"
+        if user is None:
+            return self._jobs(where + " ORDER BY id DESC")
+        return self._jobs(where + " AND user = ? ORDER BY id DESC", user)
+
+    def latest(self, user: Optional[str] = None, state: Optional[str] = None) -> Optional[Job]:
+        """The job with the highest id, of that user and in that state if given."""
+        return next(
+            iter(
+                self._jobs(
+                    "(?1 IS NULL OR user = ?1) AND (?2 IS NULL OR state = ?2) ORDER BY id DESC LIMIT 1",
+                    user,
+                    state,
+                )
+            ),
+            None,
+        )
+
+    def changes(self, rev: int) -> List[Job]:
+        """What changed after `rev`, in the order of the changes; from 0: only what is unfinished."""
+        return self._jobs("rev > ? %s ORDER BY rev" % ("" if rev else "AND " + _UNFINISHED), rev)
+
+    def rev(self) -> int:
+        """The last change."""
+        with _told(self.path):
+            return int(self._db.execute("SELECT coalesce(max(rev), 0) FROM jobs").fetchone()[0])
+
+    def has_unfinished(self) -> bool:
+        """Whether there is work."""
+        with _told(self.path):
+            found = self._db.execute("SELECT 1 FROM jobs WHERE " + _UNFINISHED + " LIMIT 1").fetchone()
+        return found is not None
+
+    def spec(self, job_id: int) -> str:
+        """What was submitted, as JSON."""
+        with _told(self.path):
+            return str(self._db.execute("SELECT spec FROM jobs WHERE id = ?", (job_id,)).fetchone()[0])
+
+    def events(self, job_id: int) -> List[Tuple[float, str, str, str]]:
+        """(at, from, to, reason) of one job, oldest first."""
+        with _told(self.path):
+            return self._db.execute(
+                "SELECT at, from_state, to_state, reason FROM events WHERE job_id = ? ORDER BY id", (job_id,)
+            ).fetchall()
+
+    def _jobs(self, where: str, *values: object) -> List[Job]:
+        with _told(self.path):
+            rows = self._db.execute("SELECT %s FROM jobs WHERE %s" % (_COLUMNS, where), values)
+            return [_job(row) for row in rows]
+
+    # Jobs, written. Within a transaction.
+
+    def submit(self, new: NewJob) -> int:
+        """The id of the new job; of the same one when this submit is a repeated one."""
+        found = self.job_of(new.uuid)
+        if found is not None:
+            return found.id
+        row = {
+            "uuid": new.uuid,
+            "name": new.name,
+            "user": new.user,
+            "submitted_at": new.submitted_at,
+            "num_nodes": new.num_nodes,
+            "alternatives": _dump([[a.accelerator, a.amount, a.cpus, a.memory] for a in new.alternatives]),
+            "priority": new.priority,
+            "has_setup": int(new.has_setup),
+            "cpus_shown": new.cpus_shown,
+            "rev": self.rev() + 1,
+            "spec": new.spec,
+        }
+        job_id = self._db.execute(
+            "INSERT INTO jobs (%s) VALUES (%s)" % (", ".join(row), ", ".join("?" * len(row))),
+            tuple(row.values()),
+        ).lastrowid
+        assert job_id is not None
+        return job_id
+
+    def move(self, job: Job, to: str, at: float, **changes: Any) -> None:
+        """Take the job from the state it was read in to another; an event tells of it.
+
+        `changes`: reason, started_at, ended_at, attempt, alternative, grants, exit_codes. Devices are
+        given out when it becomes active, and free when it stops to be. Raises StoreError if the job
+        has left that state: an edge that doesn't exist, or a row read before the transaction began.
+        """
+        if to not in states.EDGES[job.state]:
+            raise StoreError("Job %d can't go from %s to %s." % (job.id, job.state, to))
+        done = self._update(job.id, "AND state = ?", (job.state,), state=to, **changes)
+        if done != 1:
+            raise StoreError("Job %d is no longer %s." % (job.id, job.state))
+        if to in states.ACTIVE and job.state in states.WAITING:
+            self._db.executemany(
+                "INSERT INTO device_use (node, device, job_id, amount) VALUES (?, ?, ?, ?)",
+                [(g.node, device, job.id, amount) for g in changes["grants"] for device, amount in g.devices],
+            )
+        elif to not in states.ACTIVE:
+            self._db.execute("DELETE FROM device_use WHERE job_id = ?", (job.id,))
+        self._db.execute(
+            "INSERT INTO events (job_id, at, from_state, to_state, reason) VALUES (?, ?, ?, ?, ?)",
+            (job.id, at, job.state, to, changes.get("reason", "")),
+        )
+
+    def note(self, job_id: int, **changes: Any) -> None:
+        """Change what is not the state: task_id, pids, reason, cancel_requested_at."""
+        self._update(job_id, "", (), **changes)
+
+    def _update(self, job_id: int, guard: str, guard_values: Tuple[object, ...], **changes: Any) -> int:
+        changes = {name: _DUMP.get(name, _same)(value) for name, value in changes.items()}
+        changes["rev"] = self.rev() + 1
+        return self._db.execute(
+            "UPDATE jobs SET %s WHERE id = ? %s" % (", ".join(name + " = ?" for name in changes), guard),
+            (*changes.values(), job_id, *guard_values),
+        ).rowcount
+
+    # Nodes and settings.
+
+    def nodes(self) -> Tuple[Node, ...]:
+        """In cluster order."""
+        with _told(self.path):
+            rows = self._db.execute(
+                "SELECT name, idx, devices, cpus, memory, unusable, ip FROM nodes ORDER BY idx"
+            ).fetchall()
+        return tuple(
+            Node(name, idx, tuple(Device(*d) for d in json.loads(devices)), cpus, memory, unusable, ip)
+            for name, idx, devices, cpus, memory, unusable, ip in rows
+        )
+
+    def set_nodes(self, nodes: Iterable[Node]) -> None:
+        """Replace them all. Within a transaction."""
+        self._db.execute("DELETE FROM nodes")
+        self._db.executemany(
+            "INSERT INTO nodes (name, idx, devices, cpus, memory, unusable, ip) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [
+                (
+                    n.name,
+                    n.index,
+                    _dump([[d.index, d.accelerator, d.uuid] for d in n.devices]),
+                    n.cpus,
+                    n.memory,
+                    n.unusable,
+                    n.ip,
+                )
+                for n in nodes
+            ],
+        )
+
+    def get(self, key: str) -> str:
+        """A setting; "" when it isn't set."""
+        with _told(self.path):
+            found = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return str(found[0]) if found else ""
+
+    def set(self, key: str, value: str) -> None:
+        """Set a setting. Within a transaction."""
+        self._db.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (key, value))
+
+
+@contextmanager
+def _told(path: str) -> Iterator[None]:
+    """SQLite's errors as sentences."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if "full" in str(error) or "disk I/O" in str(error):
+            raise StoreError(
+                "The disk that holds %s is full or fails (%s).\n"
+                "Nothing was changed. Make room, then try again." % (path, error)
+            ) from error
+        raise StoreError("The queue's database %s can't be used: %s." % (path, error)) from error
+    except sqlite3.DatabaseError as error:
+        raise StoreError("The queue's database %s is damaged: %s." % (path, error)) from error
+    except OSError as error:
+        raise StoreError(
+            "%s: %s. Nothing was changed." % (error.filename or path, error.strerror or error)
+        ) from error
+
+
+def _create(db: sqlite3.Connection) -> None:
+    """Several processes may come first at once: one makes the schema, the others wait and find it."""
+    db.execute("PRAGMA journal_mode = WAL")
+    with open(os.path.join(os.path.dirname(__file__), "schema.sql"), encoding="utf-8") as file:
+        script = file.read()
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        if db.execute("PRAGMA user_version").fetchone()[0] == 0:
+            for statement in _statements(script):
+                db.execute(statement)
+        db.execute("COMMIT")
+    finally:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+
+
+def _statements(script: str) -> Iterator[str]:
+    """executescript() would commit the transaction that keeps the others out."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+
+
+def _job(row: Tuple[Any, ...]) -> Job:
+    """The one place where a row becomes a record. Columns are in the order of the record's fields."""
+    fields = list(row)
+    for at, read in _READ.items():
+        fields[at] = read(fields[at])
+    return Job(*fields)
+
+
+@functools.lru_cache(maxsize=4096)
+def _alternatives(text: str) -> Tuple[Request, ...]:
+    """Equal requests become one object: 10,000 waiting jobs ask for a handful of different things."""
+    return tuple(Request(*fields) for fields in json.loads(text))
+
+
+@functools.lru_cache(maxsize=4096)
+def _grants(text: str) -> Tuple[Grant, ...]:
+    return tuple(
+        Grant(node, rank, tuple((device, amount) for device, amount in devices), cpus, memory)
+        for node, rank, devices, cpus, memory in json.loads(text)
+    )
+
+
+def _dump(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _same(value: object) -> object:
+    return value
+
+
+def _dump_grants(grants: Iterable[Grant]) -> str:
+    return _dump([[g.node, g.rank, g.devices, g.cpus, g.memory] for g in grants])
+
+
+_DUMP: Dict[str, Any] = {"pids": _dump, "exit_codes": _dump, "grants": _dump_grants}
+
+_NAMES = _COLUMNS.split(", ")
+_READ: Dict[int, Any] = {
+    _NAMES.index("alternatives"): _alternatives,
+    _NAMES.index("exit_codes"): lambda text: tuple(json.loads(text)),
+    _NAMES.index("has_setup"): bool,
+    _NAMES.index("pids"): json.loads,
+    _NAMES.index("grants"): _grants,
+}

@@ -1,0 +1,1 @@
+"""How bytes reach a node: a local process, or fabric. Nothing else imports fabric."""
