@@ -1,8 +1,9 @@
 """Build skyq.pyz, the whole of skyq in one file: `python3 build_zipapp.py`.
 
-Runs on any Python since 3.10 that has pip, and needs no venv. The file holds skyq's own code and, as the very
-wheels that requirements.lock pins, its libraries for the Python and platform that build it (or for those that
-are named, or for --all). pip fetches a wheel once, into .wheels beside this script; then no network is needed.
+Runs on any Python since 3.10 that has pip, and needs no venv. The file holds skyq's own code and, as the
+very wheels that requirements.lock pins, its libraries for the Python and platform that build it (or for those
+that are named, or for --all). pip fetches a wheel once, into .wheels beside this script; from then on no
+network is needed.
 
 The same code and lock give the same bytes: entries are sorted, undated, and stored uncompressed, because
 compressed they would differ with the zlib of the machine.
@@ -28,8 +29,8 @@ HERE = Path(__file__).resolve().parent
 LOCK = HERE / "requirements.lock"
 CACHE = HERE / ".wheels"
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
-# The wheel platforms that run there: the newest, for pip, and a pattern for all. glibc 2.17 is of 2012. macOS on
-# Intel isn't here: cryptography no longer builds for it.
+# The wheel platforms that run there: the newest, for pip, and a pattern for all. (glibc 2.17 is of 2012.)
+# macOS on Intel isn't here: cryptography no longer builds for it.
 PLATFORMS = {
     "linux-x86_64": ("manylinux2014_x86_64", r"manylinux(1|2010|2014|_2_(5|12|17))_x86_64"),
     "linux-aarch64": ("manylinux2014_aarch64", r"manylinux(2014|_2_17)_aarch64"),
@@ -37,8 +38,8 @@ PLATFORMS = {
 }
 ONE_FOR_ALL = {"pyyaml"}  # its compiled part is left out when it's unpacked, so one wheel serves everywhere
 LOCK_HEAD = """\
-# The libraries inside skyq.pyz, as wheels: one version for all Pythons and platforms, and of each version just
-# the wheels that are used. Written by `python3.10 build_zipapp.py --relock`.
+# The libraries inside skyq.pyz, as wheels: one version for all Pythons and platforms, and of each version
+# just the wheels that are used. Written by `python3.10 build_zipapp.py --relock`.
 """
 
 
@@ -75,8 +76,8 @@ class Pinned(NamedTuple):
     @property
     def line(self) -> str:
         """How a requirements file says it."""
-        lines = ["%s==%s" % (self.name, self.version), *("--hash=sha256:" + one for one in sorted(self.hashes))]
-        return " \\\n    ".join(lines) + "\n"
+        hashes = ["--hash=sha256:" + one for one in sorted(self.hashes)]
+        return " \\\n    ".join(["%s==%s" % (self.name, self.version), *hashes]) + "\n"
 
 
 class Wheel(NamedTuple):
@@ -173,14 +174,13 @@ def fetch(lines: Iterable[str], options: list[str]) -> None:
         wanted = Path(aside, "requirements.txt")
         wanted.write_text("".join(lines))
         command = [*pip(), "download", "--quiet", "--disable-pip-version-check", "--only-binary=:all:"]
-        done = subprocess.run(
-            [*command, *options, "--dest", aside, "--requirement", str(wanted)], stderr=subprocess.PIPE, text=True
-        )
+        command += [*options, "--dest", aside, "--requirement", str(wanted)]
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
         if done.returncode:
             said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
             fail(
-                "pip can't fetch the libraries: %s\nWith a network, or with .wheels copied from a machine that has "
-                "one, run this again." % "\n".join(said or done.stderr.splitlines()[-3:])
+                "pip can't fetch the libraries:\n%s\nRun this again with a network, or with .wheels copied "
+                "from a machine that has one" % "\n".join(said or done.stderr.splitlines()[-3:])
             )
         for wheel in Path(aside).glob("*.whl"):
             wheel.replace(CACHE / wheel.name)
@@ -189,7 +189,8 @@ def fetch(lines: Iterable[str], options: list[str]) -> None:
 def pip() -> list[str]:
     """The command that runs pip, this Python's or another's."""
     for command in ([sys.executable, "-m", "pip"], ["pip3"], ["pip"]):
-        if shutil.which(command[0]) and not subprocess.run([*command, "--version"], capture_output=True).returncode:
+        there = shutil.which(command[0])
+        if there and subprocess.run([*command, "--version"], capture_output=True).returncode == 0:
             return command
     fail("fetching the libraries needs pip, and %s has none: apt install python3-pip" % sys.executable)
 
@@ -221,19 +222,16 @@ def entries(targets: list[Target]) -> dict[str, bytes]:
     from skyq.unpack import UNWANTED, content_id
 
     libraries = read_lock(LOCK.read_text())
-    # The id of the libraries is that of all that the lock has: a file for one target shares it with one for all.
-    deps = content_id({"lock": "".join(map(str, sorted(library.line for library in libraries))).encode(),
-                       "unwanted": repr(UNWANTED).encode()})
+    # The id stands for all that the lock has, so that a file for one target shares it with a file for all.
+    pinned = "".join(sorted(library.line for library in libraries))
+    deps = content_id({"lock": pinned.encode(), "unwanted": repr(UNWANTED).encode()})
     code = own_code(deps)
-    found = {target: wheels_for(libraries, target) for target in targets}
-    index = {
-        "id": deps,
-        "targets": {target.tag: sorted(wheel.path.name for wheel in wheels) for target, wheels in found.items()},
-    }
+    found = {target.tag: wheels_for(libraries, target) for target in targets}
+    held = {tag: sorted(wheel.path.name for wheel in wheels) for tag, wheels in found.items()}
     files = {"__main__.py": code["skyq/boot.py"]}
     fill_in(files, "__main__.py", "CODE", content_id(code))
     files["code.txt"] = "\n".join(sorted(code)).encode()
-    files["deps/index.json"] = json.dumps(index, indent=1, sort_keys=True).encode()
+    files["deps/index.json"] = json.dumps({"id": deps, "targets": held}, sort_keys=True).encode()
     files.update(code)
     for wheels in found.values():
         files.update({"deps/" + wheel.path.name: wheel.path.read_bytes() for wheel in wheels})
@@ -264,13 +262,15 @@ def write(output: Path, files: dict[str, bytes]) -> None:
 def relock() -> None:
     """Choose the newest versions that serve every target, and pin the fewest wheels that do."""
     if "3.%d" % sys.version_info[1] != FIRST.python:
-        fail("--relock wants Python %s: pip asks the Python it runs on which libraries are needed" % FIRST.python)
+        fail("--relock wants Python %s: pip asks its own Python what the libraries need" % FIRST.python)
     stated = re.search(r"^dependencies = (\[.*?\])", (HERE / "pyproject.toml").read_text(), re.M | re.S)
+    wanted = ast.literal_eval(stated.group(1) if stated else "[]")
     with tempfile.TemporaryDirectory() as empty:
         global CACHE
         CACHE = Path(empty)
-        fetch([one + "\n" for one in ast.literal_eval(stated.group(1) if stated else "[]")], FIRST.pip_options)
-        chosen = [Pinned(wheel.name, wheel.version, frozenset()) for wheel in map(Wheel, CACHE.glob("*.whl"))]
+        fetch([one + "\n" for one in wanted], FIRST.pip_options)
+        wheels = [Wheel(path) for path in CACHE.glob("*.whl")]
+        chosen = [Pinned(wheel.name, wheel.version, frozenset()) for wheel in wheels]
         text = LOCK_HEAD + "".join(pin(library).line for library in sorted(chosen))
     LOCK.write_text(text)
 
@@ -308,10 +308,10 @@ def targets_of(options: argparse.Namespace) -> list[Target]:
     if options.no_libraries:
         return []
     pythons, platforms = options.python.split(","), options.platform.split(",")
-    for word, known in ((pythons, PYTHONS), (platforms, PLATFORMS)):
-        for one in word:
+    for option, asked, known in (("--python", pythons, PYTHONS), ("--platform", platforms, PLATFORMS)):
+        for one in asked:
             if one not in known:
-                fail("no libraries for %s: choose from %s with --python and --platform" % (one, ", ".join(known)))
+                fail("no libraries are locked for %s: choose %s from %s" % (one, option, ", ".join(known)))
     return [Target(python, platform) for platform in platforms for python in pythons]
 
 
@@ -329,7 +329,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Build skyq.pyz.")
     add = parser.add_argument
     add("-o", "--output", type=Path, default=Path("skyq.pyz"), metavar="FILE", help="default: skyq.pyz")
-    add("--python", default="3.%d" % sys.version_info[1], metavar="3.10,…", help="default: the one that builds")
+    add("--python", default="3.%d" % sys.version_info[1], metavar="3.10,…", help="default: this one")
     add("--platform", default=platform(), metavar=",".join(PLATFORMS), help="default: this machine's")
     add("--all", action="store_true", help="for every Python and platform: a release")
     add("--no-libraries", action="store_true", help="own code only: all that a worker needs")

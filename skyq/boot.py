@@ -58,8 +58,7 @@ def keep_compiled():
     # type: () -> None
     """Have Python keep what it compiles. The environment may forbid that; it means the user's own folders."""
     sys.dont_write_bytecode = False
-    if sys.version_info >= (3, 8):
-        sys.pycache_prefix = None
+    sys.pycache_prefix = None
 
 
 def run():

@@ -2,7 +2,8 @@
 
 Reached from skyq.pyz (boot.py), from the unpacked folder and from a source checkout (__main__.py). Of these
 the first two see their own code, the libraries that skyq.pyz carries, and the standard library: neither
-site-packages nor PYTHONPATH, so that what runs is what was built. Standard library and 3.8 only: nodes pass here.
+site-packages nor PYTHONPATH, so that what runs is what was built. Standard library and Python 3.8 only: nodes
+start here too.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def start(pyz: str = "") -> NoReturn:
 
 
 def argv() -> list[str]:
-    """What starts this very program again, whatever becomes of skyq.pyz: for processes that outlive a command.
+    """What starts this very program again, whatever becomes of skyq.pyz: for what outlives a command.
 
     Raises SkyqError where the libraries can't be had: the process would fail on them unseen.
     """

@@ -1,4 +1,4 @@
-# ruff: noqa: I002
+# ruff: noqa: I002, RUF005
 """Finds a Python that can run skyq where the one that started can't. Parses on 2.7, like boot.py."""
 
 import json
@@ -15,7 +15,7 @@ ASK = "import sys; print(sys.implementation.cache_tag.rstrip('t') + sys.abiflags
 
 def fitting(tags):
     # type: (list[str] | None) -> tuple[str, str] | None
-    """The first Python on PATH, newest first, whose tag is among the tags (None: any): its path and its tag."""
+    """The newest Python on PATH whose tag is among the tags (None: any): its path and its tag."""
     for python in _on_path():
         found = _tag_of(python)
         if found and (tags is None or found in tags):
@@ -25,7 +25,7 @@ def fitting(tags):
 
 def replace_this_one(pyz):
     # type: (str) -> None
-    """Start again with a newer Python, at best one that the file holds libraries for; or say what is needed."""
+    """Start again with a newer Python, if possible one that the file holds libraries for; or say why not."""
     held = json.loads(zipimport.zipimporter(pyz).get_data("deps/index.json").decode())["targets"]
     found = fitting(list(held)) or fitting(None)
     if found:
@@ -55,12 +55,13 @@ def _on_path():
 
 def _tag_of(python):
     # type: (str) -> str | None
-    """The tag of a Python of the right age. It's asked: the python3.12 on PATH may be a shim of none."""
+    """The tag of a Python that is new enough. It's asked: the python3.12 on PATH may be a shim of none."""
     try:
-        asked = subprocess.Popen([python, "-I", "-S", "-c", ASK], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        cache_tag = asked.communicate()[0].decode("ascii", "replace").strip()
+        asked = subprocess.Popen(
+            [python, "-I", "-S", "-c", ASK], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
     except OSError:
         return None
-    kind, _, version = cache_tag.partition("-")
-    new_enough = version[:1] == "3" and version[1:].rstrip("t").isdigit() and int(version[1:].rstrip("t")) >= OLDEST
-    return "%s-%s" % (cache_tag, platform()) if kind == "cpython" and new_enough else None
+    answer = asked.communicate()[0].decode("ascii", "replace").strip()
+    minor = answer.rstrip("t").partition("cpython-3")[2]
+    return "%s-%s" % (answer, platform()) if minor.isdigit() and int(minor) >= OLDEST else None

@@ -1,29 +1,29 @@
 """What only a first start needs: unpacks own code and the libraries from skyq.pyz. Standard library only.
 
-A folder is named by the id of its content, filled aside and renamed: whoever sees it sees it whole, and nobody
-ever writes to it again except Python its .pyc files. Racing starts do the same work twice at worst. A place
-that can't hold it (read-only, full, not allowed to hold compiled code) is passed over for the next one.
+A folder is named by the id of its content, filled aside and renamed: whoever sees it sees it whole, and only
+Python writes to it again, its .pyc files. Racing starts do the same work twice at worst. A place that can't
+hold it (read-only, full, not allowed to hold compiled code) is passed over for the next one.
 """
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
-import io
-import json
 import os
 import re
 import threading
 import time
 import zipimport
 from contextlib import contextmanager
-from typing import Callable, Iterator
 
 from skyq.boot import mine, places
 from skyq.core.errors import SkyqError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
 # Not needed to run. The yaml library works without its compiled part, which would differ by Python.
-UNWANTED = ("*.pyi", "*.h", "*/py.typed", "*/tests/*", "*.dist-info/RECORD", "*/licenses/*", "yaml/_yaml.*.so")
+UNWANTED = ("*.pyi", "*.h", "*/py.typed", "*/tests/*", "*-info/RECORD", "*/licenses/*", "yaml/_yaml.*.so")
 KEPT = 8  # folders of a kind that stay, however old
 UNUSED = 7 * 86400  # seconds without a start, after which a folder beyond KEPT goes
 ABANDONED = 3600  # seconds after which nobody is still filling a folder aside
@@ -35,8 +35,8 @@ class NotHeld(Exception):
 
     def __init__(self, pyz: str, tag: str, held: list[str]) -> None:
         super().__init__(
-            "%s holds its libraries for %s, not for %s, and PATH has no Python that fits. Build one that fits: "
-            "run build_zipapp.py with this Python" % (pyz, ", ".join(held) or "no Python", tag)
+            "%s holds its libraries for %s, not for %s, and PATH has no Python that fits. Start skyq with "
+            "one that does, or run build_zipapp.py with this one" % (pyz, ", ".join(held) or "no Python", tag)
         )
         self.held = held
 
@@ -83,6 +83,9 @@ def code(pyz: str, code_id: str) -> str:
 
 def libraries(pyz: str, deps: str, tag: str) -> str:
     """Unpack the libraries for one Python; the folder."""
+    import fnmatch
+    import io
+    import json
     import zipfile
     import zlib
 
@@ -103,11 +106,10 @@ def libraries(pyz: str, deps: str, tag: str) -> str:
             wheels = index["targets"][tag]
             return _somewhere("%s-%s" % (deps, tag), fill, compiled=True)
     except NoPlace as error:
-        raise SkyqError("no place to unpack the libraries of skyq: %s. Set SKYQ_HOME to one" % error) from None
+        raise SkyqError("no place for the libraries of skyq: %s. Set SKYQ_HOME to one" % error) from None
     except (OSError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise SkyqError(
-            "the libraries of skyq can't be read from %s (%s). Get the file anew and run it once" % (pyz, error)
-        ) from None
+        sentence = "the libraries of skyq can't be read from %s (%s). Get the file anew and run it once"
+        raise SkyqError(sentence % (pyz, error)) from None
 
 
 def _somewhere(name: str, fill: Callable[[str], None], compiled: bool = False) -> str:

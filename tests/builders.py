@@ -6,7 +6,6 @@ CPUs are whole CPUs and memory is GB here, as users say them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from skyq.core.model import UNIT, Device, Grant, Holding, Node, Request, Snapshot, Start, Waiting
 from skyq.core.schedule import explain, plan
@@ -33,7 +32,7 @@ def a_cluster(
 ) -> tuple[Node, ...]:
     """Equal nodes, or the given ones; named node0, node1 and so on."""
     members = mixed or (a_node(gpus, kind, cpus),) * nodes
-    return tuple(replace(node, name="node%d" % index, index=index) for index, node in enumerate(members))
+    return tuple(node._replace(name="node%d" % index, index=index) for index, node in enumerate(members))
 
 
 def a_request(gpus: float = 1, kind: str = "H100", cpus: float = 0.5, memory: float = 0) -> Request:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from dataclasses import replace
 
 from skyq.cli import cluster, taskargs
 from skyq.cli.parser import Parser
@@ -60,7 +59,7 @@ def main(words: list[str]) -> int:
         return 0
     if task.run is None:
         # A setup alone takes no device, and runs once on each node.
-        task = replace(task, num_nodes=1, alternatives=(Request(),), cpus_shown="")
+        task = task._replace(num_nodes=1, alternatives=(Request(),), cpus_shown="")
     return _run(head, task, name, found.detach)
 
 

@@ -18,7 +18,7 @@ class Parser(argparse.ArgumentParser):
             usage="skyq %s %s" % (verb, usage),
             description=about,
             epilog="examples:\n" + examples if examples else None,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_Formatter,
             allow_abbrev=False,
         )
 
@@ -38,6 +38,13 @@ class Parser(argparse.ArgumentParser):
             "%s\nTry '%s -h' for help.\n\nError: %s"
             % (self.format_usage().strip().replace("usage:", "Usage:", 1), self.prog, message)
         )
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Of a width that is given: argparse imports shutil to find out, even where no help is printed."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=100)
 
 
 def confirm(question: str, default: bool) -> bool:

@@ -16,6 +16,8 @@ from skyq.head.head import Head
 CHUNK = 1024 * 1024  # bytes
 EAGER = 2.0  # seconds after the last news in which the files are looked at often
 QUICK, SLOW = 0.01, 0.1  # seconds between two looks
+PID_WAIT = 0.5  # seconds that a step's first text waits for the pid in its prefix: it comes with the next commit
+CARE = 2.0  # seconds between two looks whether the dispatcher, which may be killed, still works
 
 
 class View:
@@ -30,13 +32,15 @@ class View:
         self.prefixer = Prefixer(redraw=screen)
         self.offsets: dict[str, int] = {}
         self.sanitisers: dict[str, Sanitiser] = {}
+        self.nameless: dict[str, float] = {}
+        """Step → since when its text waits for its pid; monotonic."""
 
-    def pump(self) -> bool:
+    def pump(self, patient: bool = False) -> bool:
         """Write what is new, at most a chunk of each step; whether there was any."""
         found = False
         for step, path in self.head.step_logs(self.job).items():
             chunk = _read(path, self.offsets.get(step, 0))
-            if chunk:
+            if chunk and not (patient and self._pid_may_come(step)):
                 found = True
                 self.offsets[step] = self.offsets.get(step, 0) + len(chunk)
                 if self.screen:
@@ -59,6 +63,12 @@ class View:
                     lines -= shown
             except FileNotFoundError:
                 continue  # it hasn't started
+
+    def _pid_may_come(self, step: str) -> bool:
+        if step in self.job.pids or self.job.state in states.FINAL:
+            return False
+        now = time.monotonic()
+        return now - self.nameless.setdefault(step, now) < PID_WAIT
 
     def _prefix(self, step: str) -> bytes:
         return prefix(self.job.name, step, self.job.pids.get(step), colour=self.colour)
@@ -95,6 +105,7 @@ def _wait_for_start(head: Head, job: Job, style: Style) -> Job:
     nodes = "%d node%s" % (job.num_nodes, "s" if job.num_nodes > 1 else "")
     print(style.branch("Waiting for task resources on %s." % nodes), flush=True)
     began, said, pause = time.monotonic(), "", QUICK
+    cared_at = began
     while job.state in states.WAITING:
         time.sleep(pause)
         job = _again(head, job)
@@ -104,16 +115,21 @@ def _wait_for_start(head: Head, job: Job, style: Style) -> Job:
             if why != said:
                 print(style.dim("│   " + why), flush=True)
                 said = why
-                head.look()
+        if time.monotonic() - cared_at > CARE:
+            head.look()
+            cared_at = time.monotonic()
     return job
 
 
 def _stream(head: Head, view: View) -> Job:
-    news_at, looked_at = time.monotonic(), 0.0
+    news_at, looked_at, cared_at = time.monotonic(), 0.0, time.monotonic()
     while True:
         final = view.job.state in states.FINAL
-        found = view.pump()
+        found = view.pump(patient=True)
         now = time.monotonic()
+        if now - cared_at > CARE:
+            head.look()
+            cared_at = now
         if found:
             news_at = now
         elif final:

@@ -6,7 +6,6 @@ import argparse
 import os
 import shlex
 import sys
-from dataclasses import replace
 
 from skyq.cli.parser import Parser, confirm
 from skyq.core.errors import SkyqError, TaskError, UsageError
@@ -204,4 +203,4 @@ def _one_line(line: str) -> str:
 
 def without_setup(task: Task) -> Task:
     """The task as `exec` runs it."""
-    return replace(task, setup=None)
+    return task._replace(setup=None)

@@ -6,13 +6,13 @@ Checked by hand, not by pydantic: every command reads it, and pydantic alone cos
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
 from skyq.core.errors import InventoryError, TaskError
 from skyq.core.request import check_accelerator, parse_cpus, parse_memory, show
-from skyq.core.yamltext import Document, Path, fault, load
+from skyq.core.yamltext import Document, Path, fault, load, similar
 
 LOCAL = "local"
 """The pool, and cluster, that is this machine."""
@@ -23,7 +23,7 @@ _T = TypeVar("_T")
 _POOL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 # What ssh may paste into a shell (ProxyCommand's %h and %r) is held to harmless characters.
 _HOST = re.compile(r"[\w:][\w.:%+-]{0,254}")
-_USER = re.compile(r"[\w.][\w.@+$-]{0,63}")
+_USER = re.compile(r"[\w.][\w.@+-]{0,63}")
 _DEFAULTS = ("user", "identity_file", "port", "password")
 _HOST_KEYS = ("ip", "internal_ip", "accelerators", "cpus", "memory", *_DEFAULTS)
 
@@ -121,13 +121,15 @@ class _Inventory:
         )
         return host, self.unknown(raw, _HOST_KEYS, path)
 
-    def unknown(self, given: Mapping[str, object], known: Iterable[str], path: Path) -> list[str]:
-        """A note for each key that is not known."""
-        return [
-            f"{self.source}, line {self.document.line((*path, key))}: {show(key)} is not used."
-            for key in given
-            if key not in known
-        ]
+    def unknown(self, given: Iterable[str], known: Collection[str], path: Path) -> list[str]:
+        """A note for each key that is not known; ten are enough."""
+        unknown = [key for key in given if key not in known][:10]
+        return [self.note((*path, key), key, known) for key in unknown]
+
+    def note(self, path: Path, key: str, known: Collection[str]) -> str:
+        likely = similar(key, known)
+        hint = f" Did you mean '{likely}'?" if likely else ""
+        return f"{self.source}, line {self.document.line(path)}: {show(key)} is not used.{hint}"
 
     def matching(
         self, pattern: re.Pattern[str], fields: Mapping[str, object], field: str, path: Path

@@ -7,8 +7,7 @@ rank). Its phase goes one way: ASKED → LIVE → EXITED (the script is over, pr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from skyq.core import states
 from skyq.core.protocol import UNKNOWN
@@ -22,8 +21,7 @@ SIGKILLED = 128 + 9
 SEGFAULT = 128 + 11
 
 
-@dataclass(frozen=True)
-class Phase:
+class Phase(NamedTuple):
     """How one step stands."""
 
     at: int = ASKED
@@ -37,8 +35,7 @@ class Phase:
     """Whether the node could not start it: another try may do."""
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What to do about one job now."""
 
     start: Tuple[str, ...] = ()
@@ -54,8 +51,7 @@ class Verdict:
     """Per rank, with a final state."""
 
 
-@dataclass(frozen=True)
-class Course:
+class Course(NamedTuple):
     """What of a job decides its course."""
 
     state: str

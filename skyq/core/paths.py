@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os.path
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Home:
+class Home(NamedTuple):
     """The user's side: SKYQ_HOME (~/.skyq)."""
 
     root: str
@@ -27,8 +26,7 @@ class Home:
         return ClusterDir(os.path.join(self.root, "clusters", name))
 
 
-@dataclass(frozen=True)
-class ClusterDir:
+class ClusterDir(NamedTuple):
     """The head's side of one cluster: a private folder on a local file system."""
 
     root: str
@@ -93,8 +91,7 @@ def step_log(job_logs: str, step: str, single: bool, host: str = "head") -> str:
     return os.path.join(job_logs, "tasks", name)
 
 
-@dataclass(frozen=True)
-class RunDir:
+class RunDir(NamedTuple):
     """One step of one attempt on its node."""
 
     root: str
@@ -138,8 +135,7 @@ class RunDir:
         return os.path.join(self.root, "out")
 
 
-@dataclass(frozen=True)
-class ClaimDir:
+class ClaimDir(NamedTuple):
     """A sticky local directory that all accounts of a machine share."""
 
     root: str

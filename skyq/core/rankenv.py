@@ -9,8 +9,7 @@ take them for their own.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import Dict, Mapping, Sequence, Tuple
+from typing import Dict, Mapping, NamedTuple, Sequence, Tuple
 
 from skyq.core.model import UNIT
 
@@ -18,8 +17,7 @@ MASTER_PORTS = range(20_000, 28_000)
 """Below Linux's ephemeral ports (32768…), so that no client socket sits on one by chance."""
 
 
-@dataclass(frozen=True)
-class JobFacts:
+class JobFacts(NamedTuple):
     """What is the same for all ranks of a job."""
 
     cluster: str

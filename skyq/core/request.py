@@ -7,11 +7,10 @@ Runs on Python 3.8. The messages in quotes are SkyPilot's, so that its users fin
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from skyq.core.errors import TaskError
-from skyq.core.model import DEFAULT_CPUS, UNIT, Request, Task
+from skyq.core.model import DEFAULT_CPUS, UNIT, Request, Task, without_secrets
 
 COMMAND_NAME = "sky-cmd"
 """The name of a task that is a bare command (SkyPilot's)."""
@@ -40,8 +39,7 @@ Choice = Tuple[str, int]
 """An accelerator as typed, and how much of it per node: UNIT is one whole device."""
 
 
-@dataclass(frozen=True)
-class Overrides:
+class Overrides(NamedTuple):
     """What the command line says over a task file; None and empty: nothing said."""
 
     name: Optional[str] = None
@@ -51,9 +49,12 @@ class Overrides:
     memory: Optional[str] = None
     num_nodes: Optional[int] = None
     priority: Optional[int] = None
-    envs: Dict[str, str] = field(default_factory=dict)
-    secrets: Dict[str, str] = field(default_factory=dict, repr=False)
+    envs: Dict[str, str] = {}
+    secrets: Dict[str, str] = {}
     workdir: Optional[str] = None
+
+    def __repr__(self) -> str:
+        return "Overrides(%s)" % without_secrets(self._asdict())
 
 
 NO_OVERRIDES = Overrides()
@@ -220,7 +221,7 @@ def apply(task: Task, overrides: Overrides) -> Task:
     changes["envs"] = {**task.envs, **overrides.envs}
     changes["secrets"] = {**task.secrets, **overrides.secrets}
     check_envs(changes["envs"], changes["secrets"])
-    return replace(task, alternatives=_overridden(task.alternatives, overrides), **changes)
+    return task._replace(alternatives=_overridden(task.alternatives, overrides), **changes)
 
 
 def _overridden(alternatives: Tuple[Request, ...], overrides: Overrides) -> Tuple[Request, ...]:
@@ -229,10 +230,10 @@ def _overridden(alternatives: Tuple[Request, ...], overrides: Overrides) -> Tupl
         changes["cpus"] = parse_cpus(overrides.cpus)[0] or DEFAULT_CPUS
     if overrides.memory is not None:
         changes["memory"] = parse_memory(overrides.memory)
-    requests = [replace(request, **changes) for request in alternatives]
+    requests = [request._replace(**changes) for request in alternatives]
     if overrides.gpus is not None:
         choices: Tuple[Tuple[Optional[str], int], ...] = parse_accelerators(overrides.gpus) or ((None, 0),)
-        requests = [replace(r, accelerator=name, amount=amount) for r in requests for name, amount in choices]
+        requests = [r._replace(accelerator=name, amount=amount) for r in requests for name, amount in choices]
     return tuple(dict.fromkeys(requests))
 
 

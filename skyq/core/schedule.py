@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
 from functools import cached_property
 from heapq import heapify, heappop, heappush
 from itertools import islice
@@ -33,13 +32,13 @@ Shape = Tuple[int, Tuple[Request, ...]]
 """What the fit of a job depends on: its number of nodes and its alternatives."""
 
 
-@dataclass(frozen=True)
 class Plan:
     """The decisions of one pass. The reasons of those who must wait are worked out when asked for."""
 
-    starts: tuple[Start, ...]
-    _holding: tuple[Holding, ...] = field(repr=False, compare=False)
-    _left: _Free = field(repr=False, compare=False)
+    def __init__(self, starts: tuple[Start, ...], holding: tuple[Holding, ...], left: _Free) -> None:
+        self.starts = starts
+        self._holding = holding
+        self._left = left
 
     def reason(self, job: Waiting) -> str:
         """Why a job of the snapshot that is not in `starts` waits: one short sentence."""
@@ -216,11 +215,11 @@ def _types(rooms: Iterable[_Room]) -> list[str]:
 def _concrete(asked: Request, types: list[str]) -> list[Request]:
     """A request as the rooms understand it: a lower-case name, one request per type where any will do."""
     if not asked.accelerator or not asked.amount:
-        return [replace(asked, accelerator=None, amount=0)]
+        return [asked._replace(accelerator=None, amount=0)]
     if asked.amount > UNIT and asked.amount % UNIT:
         return []  # above one device there are whole ones only
     name = asked.accelerator.lower()
-    return [replace(asked, accelerator=each) for each in (types if name == ANY_DEVICE.lower() else [name])]
+    return [asked._replace(accelerator=each) for each in (types if name == ANY_DEVICE.lower() else [name])]
 
 
 class _Candidates:
@@ -373,8 +372,9 @@ class _Reasons:
     def _sentence(self, count: int, alternatives: tuple[Request, ...]) -> str:
         possible = [asked for asked in alternatives if self._meanings(count, asked)]
         if not possible:
-            nodes = "no such node" if count == 1 else "too few such nodes"
-            return "%s; the cluster has %s" % (_need(count, alternatives[0]), nodes)
+            asked = alternatives[0]
+            need = _need(count, asked if self._meanings(count, _devices_only(asked)) else _brief(asked))
+            return "%s; the cluster has %s" % (need, "no such node" if count == 1 else "too few such nodes")
         if len(possible) > 1:
             return "%s; none fits now" % " or ".join(_need(count, _brief(asked)) for asked in possible)
         return self._shortage(count, possible[0])
@@ -409,9 +409,9 @@ class _Reasons:
         cpus = max(room.cpus for room in rooms)
         memory = max(room.memory for room in rooms)
         if asked.cpus > cpus:
-            return "%s; %s free" % (_need(1, replace(asked, memory=0)), _cpus_text(max(cpus, 0)))
+            return "%s; %s free" % (_need(1, asked._replace(memory=0)), _cpus_text(max(cpus, 0)))
         if asked.memory > memory:
-            return "%s; %s free" % (_need(1, replace(asked, cpus=0)), _memory_text(max(memory, 0)))
+            return "%s; %s free" % (_need(1, asked._replace(cpus=0)), _memory_text(max(memory, 0)))
         return "%s; no node has all of that free" % _need(1, asked)
 
     def _devices_free(self, request: Request) -> str:
@@ -469,7 +469,7 @@ def _brief(asked: Request) -> Request:
 
 
 def _devices_only(asked: Request) -> Request:
-    return replace(asked, cpus=0, memory=0)
+    return asked._replace(cpus=0, memory=0)
 
 
 def _fitting(request: Request, rooms: Iterable[_Room]) -> list[_Room]:

@@ -34,7 +34,7 @@ from skyq.core.request import (
     show,
     valid_env_name,
 )
-from skyq.core.yamltext import Document, Path, load_all
+from skyq.core.yamltext import Document, Path, load_all, similar
 
 _TEXT = shape.str_schema(strict=True)
 _INT = shape.int_schema(strict=True)
@@ -176,8 +176,9 @@ class _Spec:
                 f"'{self.source}' is empty or contains no task definition. "
                 "Add at least a `run:` (or `setup:`) field."
             )
-        for key in _REFUSED.keys() & fields.keys():
-            self.fail(f"Field '{key}' is not supported: {_REFUSED[key]}", (key,))
+        for key in fields:
+            if key in _REFUSED:
+                self.fail(f"Field '{key}' is not supported: {_REFUSED[key]}", (key,))
         self.ignored += sorted(_IGNORED & fields.keys())
         known = {key: value for key, value in fields.items() if key not in _IGNORED}
         if "name" in known:
@@ -255,13 +256,14 @@ class _Spec:
         if "any_of" in base and "ordered" in base:
             self.fail('Cannot specify both "any_of" and "ordered" in resources.', ("resources", "ordered"))
         field = "ordered" if "ordered" in base else "any_of"
-        entries = enumerate(base.pop(field, None) or [{}])
+        # Only so many of them are looked at: the rest would not be taken anyway.
+        entries = enumerate((base.pop(field, None) or [{}])[: MAX_ALTERNATIVES + 1])
         options = [self.option(base, entry, ("resources", field, at)) for at, entry in entries]
         if len({option.get("priority", 0) for option in options}) > 1:
             self.fail("All resources of a task must have the same priority.", ("resources", field))
         requests = dict.fromkeys(request for option in options for request in _requests(option))
-        if len(requests) > MAX_ALTERNATIVES:
-            self.fail(f"{len(requests)} alternatives; the most is {MAX_ALTERNATIVES}.", ("resources", field))
+        if max(len(requests), len(options)) > MAX_ALTERNATIVES:
+            self.fail(f"More than {MAX_ALTERNATIVES} alternatives.", ("resources", field))
         first = options[0]
         return tuple(requests), first.get("cpus", (0, ""))[1], first.get("priority", 0)
 
@@ -350,14 +352,15 @@ def _requests(option: dict[str, Any]) -> list[Request]:
 
 
 def _unknown(field: str, in_resources: bool, known: Iterable[str]) -> str:
-    """What to say of a field that nobody knows."""
-    import difflib  # 5 ms, only for a mistake
-
-    similar = difflib.get_close_matches(field.lower(), sorted(known), n=1)
-    if similar:
-        return f"Instead of {show(field)}, did you mean '{similar[0]}'?"
-    hint = " It stands under `resources:`." if not in_resources and field in _RESOURCE_FIELDS else ""
-    return f"Found unsupported field {show(field)}.{hint}"
+    """What to say of a field that nobody knows there."""
+    if not in_resources and field in _RESOURCE_FIELDS:
+        return f"Found unsupported field '{field}'. It stands under `resources:`."
+    if in_resources and field in _TASK_FIELDS:
+        return f"Found unsupported field '{field}'. It stands beside `resources:`, not in it."
+    likely = similar(field, known)
+    if likely:
+        return f"Instead of {show(field)}, did you mean '{likely}'?"
+    return f"Found unsupported field {show(field)}."
 
 
 def _pointer(path: Path) -> str:

@@ -9,7 +9,7 @@ hold secrets.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Union
@@ -70,6 +70,13 @@ def fault(kind: type[SkyqError], message: str, source: str, line: int | None = N
     return kind(f"{_TITLES[kind]}: {message} ({where})")
 
 
+def similar(key: str, known: Iterable[str]) -> str | None:
+    """The known key that was probably meant, if there is one."""
+    import difflib  # 5 ms, only for a mistake
+
+    return next(iter(difflib.get_close_matches(key[:100].lower(), sorted(known), n=1)), None)
+
+
 def load(text: str, source: str, kind: type[SkyqError] = TaskError) -> Document:
     """The only document of the text; an empty text gives a Document of None. Errors are of that kind."""
     documents = load_all(text, source, kind)
@@ -104,7 +111,7 @@ class _Fault(Exception):
 
 def _problem(error: yaml.MarkedYAMLError) -> str:
     """PyYAML's words without what they quote of the text: an alias may be a password that begins with *."""
-    problem = error.problem or error.context or "Not YAML"
+    problem = (error.problem or error.context or "Not YAML").replace(r"'\x00'", "the end of the file")
     if problem == "second occurrence":
         problem = "an &anchor is given twice"
     if problem.startswith(("found undefined", "duplicate tag")):

@@ -86,12 +86,13 @@ class Board:
         step = str(message.get("step"))
         phases = self.phases[job.id]
         what = message.get("is")
+        if "pid" in message:
+            self.pids.setdefault(job.id, dict(job.pids))[step] = int(message["pid"])
         if what == "late":
             phases.pop(step, None)
         elif what == "running":
             if phases.get(step, Phase()).at < LIVE:
                 phases[step] = Phase(LIVE)
-            self.pids.setdefault(job.id, dict(job.pids))[step] = int(message["pid"])
             return  # nothing to decide
         elif what in ("exited", "gone"):
             phases[step] = Phase(

@@ -10,7 +10,6 @@ import select
 import socket
 import sys
 import time
-from dataclasses import replace
 from typing import Callable, Dict, List, Tuple
 
 from skyq.core.errors import SkyqError
@@ -192,7 +191,7 @@ class Dispatcher:
     def _usable(self, now: float) -> Tuple[Node, ...]:
         """The nodes, each with why nothing may start on it now."""
         self.paused = {name: entry for name, entry in self.paused.items() if entry[0] > now}
-        return tuple(replace(n, unusable=why) if (why := self._trouble(n)) else n for n in self.nodes)
+        return tuple(n._replace(unusable=why) if (why := self._trouble(n)) else n for n in self.nodes)
 
     def _trouble(self, node: Node) -> str:
         if node.unusable or node.name not in self.paused:

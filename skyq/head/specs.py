@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
-from typing import Dict, List
+from typing import Dict, List, NamedTuple
 
 from skyq.core import rankenv
 from skyq.core.errors import StoreError
@@ -65,8 +64,7 @@ def step_names(job: Job, spec: Message) -> tuple[List[str], List[str]]:
     return setups, [] if spec["run"] is None else ["run-%d" % g.rank for g in job.grants]
 
 
-@dataclass(frozen=True)
-class Cluster:
+class Cluster(NamedTuple):
     """What every step of every job shares."""
 
     name: str

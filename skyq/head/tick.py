@@ -7,7 +7,6 @@ committed. Only then the nodes are told, and to tell them twice does no harm.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
 from typing import List, Tuple
 
 from skyq.core import schedule, states
@@ -17,16 +16,16 @@ from skyq.head.board import Board
 from skyq.store.store import Store
 
 
-@dataclass
 class Acts:
     """What a tick decided and the nodes must be told."""
 
-    start: List[Tuple[int, str]] = field(default_factory=list)
-    """(job, step)"""
-    stop: List[Tuple[int, str]] = field(default_factory=list)
-    over: List[int] = field(default_factory=list)
-    ended: List[str] = field(default_factory=list)
-    """Uuids of the jobs that are final now."""
+    def __init__(self) -> None:
+        self.start: List[Tuple[int, str]] = []
+        """(job, step)"""
+        self.stop: List[Tuple[int, str]] = []
+        self.over: List[int] = []
+        self.ended: List[str] = []
+        """Uuids of the jobs that are final now."""
 
 
 def tick(store: Store, board: Board, nodes: Tuple[Node, ...]) -> Acts:
@@ -90,7 +89,7 @@ def _plan(store: Store, board: Board, nodes: Tuple[Node, ...], acts: Acts) -> No
 
 def _move(store: Store, board: Board, job: Job, to: str, **changes: object) -> None:
     store.move(job, to, time.time(), **changes)
-    moved = replace(job, state=to, rev=store.rev(), **changes)  # type: ignore[arg-type]
+    moved = job._replace(state=to, rev=store.rev(), **changes)  # type: ignore[arg-type]
     board.put(moved, store)
     board.rev = moved.rev
 
@@ -99,6 +98,6 @@ def _record_pids(store: Store, board: Board) -> None:
     """For the prefixes of the logs: not worth a commit of their own, but they come along with one."""
     for job_id, pids in board.pids.items():
         store.note(job_id, pids=pids)
-        board.jobs[job_id] = replace(board.jobs[job_id], pids=pids)
+        board.jobs[job_id] = board.jobs[job_id]._replace(pids=pids)
     board.pids.clear()
     board.rev = max(board.rev, store.rev())

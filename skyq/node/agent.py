@@ -269,7 +269,10 @@ class Agent:
             self.unwatch(fd)
         self.steps.pop(step.key, None)
         self.waiting.pop(step.key, None)
-        self.say({**_name(step.key), "is": "gone", **end._asdict(), "unstarted": unstarted})
+        # A quick script may be over before anybody saw it run: its pid stands in front of its log all the same.
+        started = step.started or Started.read(step.run)
+        pid = {"pid": started.main[0]} if started else {}
+        self.say({**_name(step.key), "is": "gone", **end._asdict(), **pid, "unstarted": unstarted})
 
     def tell(self, step: _Step, word: int) -> None:
         """Signal the step's shim, if it is that very process."""

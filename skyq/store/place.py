@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 
@@ -26,6 +25,8 @@ def state_home() -> Home:
     kind = _shared_file_system(root)
     if not kind and not os.environ.get("SKYQ_STATE_DIR"):
         return Home(root)
+    import hashlib
+
     base = os.environ.get("SKYQ_STATE_DIR") or "/var/tmp/skyq-%d" % os.getuid()
     return Home(os.path.join(base, hashlib.sha256(root.encode()).hexdigest()[:12]))
 

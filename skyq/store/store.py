@@ -11,8 +11,7 @@ import json
 import os
 import sqlite3
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 from skyq.core import states
 from skyq.core.errors import StoreError
@@ -29,8 +28,7 @@ _COLUMNS = (
 _UNFINISHED = "state IN ('PENDING', 'SETTING_UP', 'RUNNING')"
 
 
-@dataclass(frozen=True)
-class NewJob:
+class NewJob(NamedTuple):
     """What a submit brings."""
 
     uuid: str

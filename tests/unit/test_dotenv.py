@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from skyq.core.dotenv import parse_dotenv
 from skyq.core.errors import SkyqError, UsageError
+
+# Other work on the machine makes no test fail.
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @pytest.mark.parametrize(
@@ -69,7 +72,17 @@ def test_a_bare_name_is_refused_with_its_line() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["1A=hunter2", "A-B=hunter2", "=hunter2", 'A="hunter2', "A='hunter2", "A='a' hunter2", "hunter2", "a: hunter2"]
+    "line",
+    [
+        "1A=hunter2",
+        "A-B=hunter2",
+        "=hunter2",
+        'A="hunter2',
+        "A='hunter2",
+        "A='a' hunter2",
+        "hunter2",
+        "a: hunter2",
+    ],
 )
 def test_a_broken_line_is_refused_with_its_number_and_never_shown(line: str) -> None:
     with pytest.raises(UsageError, match=r"^\.env, line 3: ") as error:
@@ -96,9 +109,12 @@ def test_a_megabyte_of_lines_takes_no_time_and_more_is_refused() -> None:
         parse_dotenv("#" * (1 << 20 | 1), ".env")
 
 
-_pieces = st.lists(st.sampled_from(["A", "=", "'", '"', "\\", "$", "{", "}", ":-", "#", " ", "\n", "\r", "export ", "\0"]))
+_pieces = st.lists(
+    st.sampled_from(["A", "=", "'", '"', "\\", "$", "{", "}", ":-", "#", " ", "\n", "\r", "export ", "\0"])
+)
 
 
+@patient
 @given(st.text() | _pieces.map("".join))
 def test_any_text_gives_texts_or_an_error_in_words(text: str) -> None:
     try:

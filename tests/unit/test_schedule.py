@@ -174,6 +174,13 @@ def test_a_gang_that_finds_too_few_nodes_takes_none():
     assert placed(a_cluster(nodes=2), *jobs) == {3: {"node0": [0, 1, 2, 3, 4, 5, 6, 7]}}
 
 
+def test_a_gang_counts_a_node_once_that_others_have_used_in_between():
+    cluster = a_cluster(a_node(1, cpus=1), a_node(1, cpus=1), a_node(2), a_node(2))
+    jobs = [a_job(1, nodes=2), a_job(2, gpus=0, cpus=9), a_job(3, nodes=2)]
+    assert placed(cluster, *jobs)[2] == {"node2": []}
+    assert placed(cluster, *jobs)[3] == {"node2": [0], "node3": [0]}
+
+
 def test_gangs_of_halves_share_two_nodes():  # [55]
     queue = AQueue(a_cluster(nodes=2, gpus=1), *(a_job(id, nodes=2, gpus=0.5) for id in (1, 2, 3)))
     assert queue.tick() == [1, 2]
@@ -209,10 +216,26 @@ def test_a_share_joins_another_share_before_it_opens_a_device_elsewhere():
     }
 
 
+def test_a_share_joins_the_share_on_the_fullest_node():
+    shares = [holding(id, on=f"node{id}", devices=[0], share=0.5) for id in (0, 1)]
+    assert placed(a_cluster(a_node(4), a_node(2)), *shares, a_job(2, gpus=0.5)) == {2: {"node1": [0]}}
+
+
 def test_jobs_without_devices_keep_off_nodes_that_have_them():
     cluster = a_cluster(a_node(8), a_node(0, cpus=1), a_node(2))
     where = placed(cluster, *(a_job(id, gpus=0) for id in (1, 2, 3)))
     assert [list(place) for place in where.values()] == [["node1"], ["node1"], ["node2"]]
+
+
+def test_jobs_without_devices_keep_off_devices_even_if_none_is_free():
+    cluster = a_cluster(a_node(1), a_node(0))
+    assert placed(cluster, holding(1, on="node0", devices=[0]), a_job(2, gpus=0)) == {2: {"node1": []}}
+
+
+def test_jobs_without_devices_fill_one_node_after_the_other():
+    cluster = a_cluster(a_node(0, cpus=64), a_node(0, cpus=4))
+    where = placed(cluster, *(a_job(id, gpus=0, cpus=2) for id in (1, 2, 3)))
+    assert [list(place) for place in where.values()] == [["node1"], ["node1"], ["node0"]]
 
 
 def test_jobs_without_devices_fill_the_busiest_of_the_nodes_that_have_them():
@@ -262,10 +285,11 @@ def test_a_node_with_devices_but_no_cpus_is_passed_over():
         (a_job(9, gpus=4, kind="gpu"), "needs 4 GPU on one node; 2 free (job 1 holds 2)"),
         (a_job(9, gpus=2, cpus=6), "needs 2 H100 and 6 CPUs on one node; 4 CPUs free"),
         (a_job(9, gpus=0, cpus=6), "needs 6 CPUs on one node; 4 CPUs free"),
-        (a_job(9, gpus=8), "needs 8 H100 and 0.5 CPUs on one node; the cluster has no such node"),
+        (a_job(9, cpus=9), "needs 1 H100 and 9 CPUs on one node; the cluster has no such node"),
+        (a_job(9, gpus=8), "needs 8 H100 on one node; the cluster has no such node"),
         (
             a_job(9, nodes=2),
-            "needs 2 nodes with 1 H100 and 0.5 CPUs each; the cluster has too few such nodes",
+            "needs 2 nodes with 1 H100 each; the cluster has too few such nodes",
         ),
     ],
 )
@@ -332,6 +356,14 @@ def test_the_reason_names_an_unusable_node_that_would_do_beside_the_queue_for_th
     cluster = a_cluster(a_node(4), a_node(4, unusable="drained"), a_node(4, unusable="drained"))
     assert why(cluster, holding(1, on="node0", devices=[0]), a_job(9, gpus=4)) == (
         "needs 4 H100 on one node; 3 free (job 1 holds 1), node1 is drained (and 1 more)"
+    )
+
+
+def test_the_reason_leaves_out_an_unusable_node_that_would_not_suffice():
+    cluster = a_cluster(*[a_node(4)] * 3, a_node(4, unusable="drained"))
+    busy = [holding(id, on=f"node{id}", devices=[0]) for id in (0, 1)]
+    assert why(cluster, *busy, a_job(9, nodes=3, gpus=4)) == (
+        "needs 3 nodes with 4 H100 each; 1 has that free"
     )
 
 

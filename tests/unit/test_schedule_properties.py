@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import combinations
 
 from hypothesis import given
@@ -80,7 +79,7 @@ def test_every_plan_obeys_the_rules_whatever_is_held(snapshot):
 def test_a_plan_depends_on_nothing_but_the_snapshot(snapshot, random):
     shuffled = list(snapshot.waiting)
     random.shuffle(shuffled)
-    again = plan(replace(snapshot, waiting=tuple(shuffled)), NOW)
+    again = plan(snapshot._replace(waiting=tuple(shuffled)), NOW)
     assert plan(snapshot, NOW) == plan(snapshot, NOW) == again
 
 
@@ -106,6 +105,6 @@ def test_every_waiting_job_has_one_short_sentence(snapshot):
 @given(CLUSTERS, SHAPES)
 def test_what_is_no_misfit_would_start_on_the_idle_cluster(cluster, shape):
     num_nodes, requests = shape
-    idle = tuple(replace(node, unusable="") for node in cluster)
+    idle = tuple(node._replace(unusable="") for node in cluster)
     alone = Snapshot(idle, waiting=(a_job(1, nodes=num_nodes, either=requests),))
     assert (misfit(cluster, num_nodes, requests, "c") is None) == bool(plan(alone, NOW).starts)

@@ -1,0 +1,46 @@
+"""Every file of sample_tasks/, run as it stands."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cluster import LocalQueue
+from tests.program import ROOT
+
+SAMPLES = sorted((ROOT / "sample_tasks").glob("*.yaml"))
+SAYS = {
+    "hello": ["Hello from job 1 of me", "rank 0 of 1, 0 devices: ''"],
+    "dnn": ["training on devices 0,1,2,3", "trained"],
+    "setup_and_run": ["running in {home}/sky_workdir/skyq-sample-venv"],
+    "env_and_secrets": ["it's \"quoted\" & safe", "epoch 1 with Python 3.10", "the token has 16 characters"],
+}
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.stem)
+def test_a_sample_runs_as_it_stands(queue: LocalQueue, sample) -> None:
+    queue.ok("launch", "-c", "local", str(sample), "-y")
+
+    said = [line.format(home=queue.user_home) for line in SAYS[sample.stem]]
+    assert queue.log(1).splitlines() == said
+
+
+def test_each_sample_is_known_here() -> None:
+    assert sorted(SAYS) == [path.stem for path in SAMPLES]
+
+
+def test_a_sample_with_setup_says_so_where_setup_was_not_run(queue: LocalQueue) -> None:
+    result = queue.run("exec", "local", str(ROOT / "sample_tasks" / "setup_and_run.yaml"))
+
+    assert result.code == 100
+    assert "no venv: launch this task once" in queue.log(1)
+
+
+def test_the_command_line_overrides_a_samples_envs_and_secrets(queue: LocalQueue) -> None:
+    sample = str(ROOT / "sample_tasks" / "env_and_secrets.yaml")
+
+    queue.ok("exec", "local", sample, "--env", "EPOCHS=3", "--secret", "API_TOKEN", env={"API_TOKEN": "abc"})
+
+    assert queue.log(1).splitlines()[1:] == [
+        *("epoch %d with Python 3.10" % epoch for epoch in (1, 2, 3)),
+        "the token has 3 characters",
+    ]
