@@ -12,7 +12,7 @@ SAYS = {
     "hello": ["Hello from job 1 of me", "rank 0 of 1, 0 devices: ''"],
     "dnn": ["training on devices 0,1,2,3", "trained"],
     "setup_and_run": ["running in {home}/sky_workdir/skyq-sample-venv"],
-    "env_and_secrets": ["it's \"quoted\" & safe", "epoch 1 with Python 3.10", "the token has 16 characters"],
+    "env_and_secrets": ['it\'s "quoted" & safe', "epoch 1 with Python 3.10", "the token has 16 characters"],
 }
 
 
