@@ -341,8 +341,11 @@ def main() -> None:
     targets = targets_of(options)
     write(options.output, entries(targets))
     size = options.output.stat().st_size / 1e6
-    held = ", ".join("%s on %s" % target for target in targets) or "no Python"
-    print("%s: %.1f MB, with the libraries for %s" % (options.output, size, held))
+    held = " on ".join(", ".join(dict.fromkeys(words)) for words in zip(*targets))
+    print(
+        "%s: %.1f MB, with the libraries for %s"
+        % (options.output, size, "Python " + held if held else "no Python")
+    )
 
 
 if __name__ == "__main__":

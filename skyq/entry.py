@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # typing itself costs milliseconds of each start
     from typing import Any, NoReturn
 
 DEPS = ""  # filled in by build_zipapp.py: the id of the libraries; empty in a source checkout
-LIBRARIES = frozenset(["yaml", "pydantic", "pydantic_core", "filelock", "fabric", "paramiko", "invoke"])
+LIBRARIES = frozenset(["yaml", "pydantic", "pydantic_core", "filelock", "fabric", "paramiko", "invoke", "pathspec"])
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SCRIPT = os.path.join(ROOT, "skyq", "__main__.py")
 DAY = 86400  # seconds

@@ -121,9 +121,9 @@ class LocalQueue:
         except subprocess.TimeoutExpired:
             process.kill()
             out, err = process.communicate()
-            result = Result(words, process.returncode, out.decode(), err.decode())
+            result = _result(words, process.returncode, out, err)
             raise AssertionError("not within %g s:\n%s\n%s" % (timeout, result, self.evidence())) from None
-        return Result(words, process.returncode, out.decode(), err.decode())
+        return _result(words, process.returncode, out, err)
 
     def start(
         self, *words: str, stdin: int = subprocess.DEVNULL, env: Mapping[str, str] | None = None
@@ -155,6 +155,17 @@ class LocalQueue:
         said = [line for line in result.lines if "Job submitted, ID: " in line]
         assert len(said) == 1, str(result)
         return int(said[0].rpartition(": ")[2])
+
+    # Scripts.
+
+    @staticmethod
+    def until_open(gate: str = "gate") -> str:
+        """A shell line that lasts until open_gate(): jobs end when the test says so, not after a time."""
+        return "until [ -e ~/%s ]; do sleep 0.05; done" % gate
+
+    def open_gate(self, gate: str = "gate") -> None:
+        """Let the jobs that run until_open() go on."""
+        (self.user_home / gate).touch()
 
     # What is the case.
 
@@ -214,8 +225,9 @@ class LocalQueue:
         return Path(self.job(job_id)["log_path"])
 
     def raw_log(self, job_id: int, name: str = "run.log") -> bytes:
-        """What the job wrote, byte for byte."""
-        return (self.log_folder(job_id) / "tasks" / name).read_bytes()
+        """What the job wrote, byte for byte; nothing where it hasn't started."""
+        path = self.log_folder(job_id) / "tasks" / name
+        return path.read_bytes() if path.exists() else b""
 
     def log(self, job_id: int, name: str = "run.log") -> str:
         """What the job wrote."""
@@ -293,17 +305,18 @@ class LocalQueue:
         """Cancel what is left and see its processes gone; AssertionError if one survives."""
         if not self.processes():
             return
-        survivors: list[psutil.Process] = []
         try:
             self.run("cancel", "local", "-u", "-y")
-            wait_until(lambda: not self.job_processes(), "no process of a job lives", evidence=self.evidence)
+            self.until(lambda: not self.job_processes(), "nothing of a job outlives its cancel")
         finally:
             # Without work the dispatcher would leave by itself after a second: not waited for here.
             for process in self.processes():
-                if not _own(process):
-                    survivors.append(process)
                 kill(process)
-        assert not survivors, "processes outlived their queue: %s" % "; ".join(map(_told, survivors))
+
+
+def _result(words: tuple[str, ...], code: int, out: bytes, err: bytes) -> Result:
+    """What isn't UTF-8 (a job's log may be anything) is shown as \\xff."""
+    return Result(words, code, out.decode(errors="backslashreplace"), err.decode(errors="backslashreplace"))
 
 
 def _own(process: psutil.Process) -> bool:

@@ -217,12 +217,16 @@ def test_a_build_without_network_and_wheels_says_so(tree, tmp_path):
     assert "Run this again with a network" in done.stderr
 
 
-def test_a_wheel_that_is_not_the_locked_one_never_gets_in(tree, tmp_path):
+def test_a_wheel_that_is_not_the_locked_one_never_gets_in(tree, built, tmp_path):
     bare = tmp_path / "bare"
     shutil.copytree(tree, bare, ignore=shutil.ignore_patterns(".wheels"))
-    shutil.copytree(REPO / ".wheels", bare / ".wheels")
-    with open(next(bare.glob(".wheels/filelock-*.whl")), "ab") as wheel:
-        wheel.write(b"\0")
+    (bare / ".wheels").mkdir()
+    for wheel in REPO.glob(".wheels/*.whl"):
+        (bare / ".wheels" / wheel.name).symlink_to(wheel)
+    tampered = next(bare.glob(".wheels/filelock-*.whl"))
+    content = tampered.read_bytes()
+    tampered.unlink()
+    tampered.write_bytes(content + b"\0")
     done = build_offline(bare)
     assert done.returncode == 1 and not (bare / "skyq.pyz").exists()
 

@@ -21,6 +21,7 @@ def parser() -> Parser:
         "exec", "[OPTIONS] CLUSTER ENTRYPOINT...", "Run a task or a command on a cluster.", _EXAMPLES
     )
     taskargs.add_task_flags(found)
+    found.add_argument("-y", "--yes", action="store_true", help="ask nothing")
     found.set_defaults(ignored=[])
     return found
 
@@ -38,13 +39,13 @@ def main(words: list[str]) -> int:
     if not entry:
         missing = "'[ENTRYPOINT]...'" if name else "'[CLUSTER]' and '[ENTRYPOINT]...'"
         flags.error("Missing argument %s." % missing)
-    task = taskargs.without_setup(taskargs.read_task(found, entry, quoted, "exec"))
+    task = taskargs.for_exec(taskargs.read_task(found, entry, quoted, "exec"))
     if task.run is None:
         raise SkyqError("There is nothing to run: %s has no `run`. Add one, or use `skyq launch`." % entry[0])
     head = cluster.open_head(name)
     from skyq.cli.submit import submit
 
-    job_id = submit(head, task, name)
+    job_id = submit(head, task, name, found.yes)
     if found.detach:
         print()
         return 0

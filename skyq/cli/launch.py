@@ -60,19 +60,19 @@ def main(words: list[str]) -> int:
     if task.run is None:
         # A setup alone takes no device, and runs once on each node.
         task = task._replace(num_nodes=1, alternatives=(Request(),), cpus_shown="")
-    return _run(head, task, name, found.detach)
+    return _run(head, task, name, found)
 
 
-def _run(head: Head, task: Task, name: str, detach: bool) -> int:
+def _run(head: Head, task: Task, name: str, found: argparse.Namespace) -> int:
     from skyq.cli.render import Style, useful_commands
     from skyq.cli.submit import submit
 
     style = Style.of(sys.stdout.isatty(), os.environ)
-    job_id = submit(head, task, name)
+    job_id = submit(head, task, name, found.yes)
     if task.setup is not None:
         print(style.finished("Setup detached."))
     code = 0
-    if not detach:
+    if not found.detach:
         from skyq.cli.stream import follow
 
         code = follow(head, job_id)

@@ -20,6 +20,7 @@ VERBS = {
     "logs": ("logs", "Show, follow or fetch the logs of a job"),
     "cancel": ("cancel", "End jobs"),
     "status": ("status", "Show a cluster's nodes: devices in use and free, jobs"),
+    "clean": ("clean", "Remove what ended jobs left on disk"),
     "why": ("why", "Tell why a job waits, or how it ended"),
 }
 HIDDEN = {"_dispatcher": "internal", "_node": "internal"}

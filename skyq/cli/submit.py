@@ -25,20 +25,34 @@ def user() -> str:
         return str(os.getuid())
 
 
-def submit(head: Head, task: Task, name: str) -> int:
+def submit(head: Head, task: Task, name: str, yes: bool = False) -> int:
     """Submit, and say so; returns the job's id."""
     style = Style.of(sys.stdout.isatty(), os.environ)
     print("Submitting job to cluster: " + style.cyan(name))
     for warning in task.warnings:
         warn(warning)
-    if task.workdir is not None or task.file_mounts:
-        raise SkyqError("workdir and file_mounts can't be used yet: leave them out, and `cd` in `run`.")
     cluster.check_claim(head)
-    _hint_at_devices(head, task)
+    head.check(task)
     sys.stdout.flush()
-    job_id = head.submit(task, user(), os.urandom(16).hex())
+    uuid = os.urandom(16).hex()
+    if task.workdir is None and not task.file_mounts:
+        job_id = head.submit(task, user(), uuid)
+    else:
+        job_id = _submit_with_files(head, task, uuid, yes)
+    _hint_at_devices(head, task)
     print(style.started("Job submitted, ID: %s" % style.bold(str(job_id))))
     return job_id
+
+
+def _submit_with_files(head: Head, task: Task, uuid: str, yes: bool) -> int:
+    from skyq.cli.sync import prepare
+
+    copy = prepare(head, task, uuid, yes)
+    try:
+        return head.submit(task, user(), uuid, copy.path)
+    except SkyqError:
+        copy.discard()
+        raise
 
 
 def _hint_at_devices(head: Head, task: Task) -> None:

@@ -135,11 +135,11 @@ def _ask_about_missing(name: str) -> None:
 
 
 def _overrides(found: argparse.Namespace) -> Overrides:
-    from_file = _dotenv(found.env_file)
-    secrets = {**from_file, **_dotenv(found.secret_file), **_pairs(found.secret, "secret")}
-    envs = {**from_file, **_pairs(found.env, "env")}
+    if found.workdir is not None and not os.path.isdir(os.path.expanduser(found.workdir)):
+        raise UsageError("Invalid value for '--workdir': Directory '%s' does not exist." % found.workdir)
     if found.ignored:
         warn("%s: no meaning here, ignored." % ", ".join(found.ignored))
+    env_file = _dotenv(found.env_file)
     return Overrides(
         name=found.name,
         gpus=found.gpus,
@@ -147,12 +147,10 @@ def _overrides(found: argparse.Namespace) -> Overrides:
         memory=found.memory,
         num_nodes=found.num_nodes,
         priority=found.priority,
-        envs=envs,
-        # What is only in the env file is an env: no secret, although SkyPilot counts it as both.
-        secrets={
-            name: value for name, value in secrets.items() if name not in from_file or value != envs.get(name)
-        },
+        envs={**env_file, **_pairs(found.env, "env")},
+        secrets={**_dotenv(found.secret_file), **_pairs(found.secret, "secret")},
         workdir=found.workdir,
+        env_file=env_file,
     )
 
 
@@ -202,5 +200,10 @@ def _one_line(line: str) -> str:
 
 
 def without_setup(task: Task) -> Task:
-    """The task as `exec` runs it."""
+    """The task as `launch --no-setup` runs it."""
     return task._replace(setup=None)
+
+
+def for_exec(task: Task) -> Task:
+    """The task as `exec` runs it: setup and file_mounts are for `launch`."""
+    return task._replace(setup=None, file_mounts={})

@@ -1,1 +1,1 @@
-"""What runs on the laptop: where a cluster is, and how to ask it."""
+"""What runs where the user types: the files to send."""

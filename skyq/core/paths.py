@@ -70,6 +70,15 @@ class ClusterDir(NamedTuple):
         return os.path.join(self.logs, "%d-%s" % (job_id, name or "task"))
 
     @property
+    def workdirs(self) -> str:
+        """One folder per job that was submitted with a workdir: its own copy."""
+        return os.path.join(self.root, "work")
+
+    def workdir(self, uuid: str) -> str:
+        """The copy of one job."""
+        return os.path.join(self.workdirs, uuid)
+
+    @property
     def runs(self) -> str:
         """The run directories of this machine's ranks."""
         return os.path.join(self.root, "run")

@@ -52,6 +52,8 @@ class Overrides(NamedTuple):
     envs: Dict[str, str] = {}
     secrets: Dict[str, str] = {}
     workdir: Optional[str] = None
+    env_file: Dict[str, str] = {}
+    """What of `envs` an --env-file said: a secret that the task file leaves open may be there too."""
 
     def __repr__(self) -> str:
         return "Overrides(%s)" % without_secrets(self._asdict())
@@ -218,8 +220,10 @@ def apply(task: Task, overrides: Overrides) -> Task:
         changes["workdir"] = check_text("The workdir", overrides.workdir)
     if overrides.cpus is not None:
         changes["cpus_shown"] = parse_cpus(overrides.cpus)[1]
-    changes["envs"] = {**task.envs, **overrides.envs}
-    changes["secrets"] = {**task.secrets, **overrides.secrets}
+    secrets = changes["secrets"] = {**task.secrets, **overrides.secrets}
+    # A secret beats the env of its name, which may hold the same value: it goes no further than the secret.
+    envs = {**task.envs, **overrides.envs}
+    changes["envs"] = {key: value for key, value in envs.items() if key not in secrets}
     check_envs(changes["envs"], changes["secrets"])
     return task._replace(alternatives=_overridden(task.alternatives, overrides), **changes)
 

@@ -143,7 +143,8 @@ class _Spec:
     def task(self, overrides: Overrides, header: str | None) -> Task:
         fields = self.fields()
         envs = self.variables("envs", fields.get("envs"), overrides.envs)
-        secrets = self.variables("secrets", fields.get("secrets"), overrides.secrets)
+        given = {**overrides.env_file, **overrides.secrets}
+        secrets = self.variables("secrets", fields.get("secrets"), given)
         self.attempt(("envs",), check_envs, envs, secrets)
         known = {**envs, **overrides.envs, **secrets, **overrides.secrets}
         alternatives, cpus_shown, priority = self.resources(fields.get("resources", {}))

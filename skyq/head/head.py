@@ -15,7 +15,7 @@ from skyq.core.errors import Misfit, StoreError
 from skyq.core.model import Holding, Job, Node, Snapshot, Task, Waiting
 from skyq.core.paths import ClusterDir, step_log
 from skyq.core.rankenv import task_id
-from skyq.head import specs, wake
+from skyq.head import specs, wake, workdirs
 from skyq.store.place import make_private
 from skyq.store.store import NewJob, Store
 
@@ -33,8 +33,8 @@ class Head:
                 if not self.store.get("cluster_id"):
                     self.store.set("cluster_id", os.urandom(16).hex())
 
-    def submit(self, task: Task, user: str, uuid: str) -> int:
-        """The id of the job; the same one for the same uuid.
+    def submit(self, task: Task, user: str, uuid: str, copy: str = "") -> int:
+        """The id of the job; the same one for the same uuid. `copy`: its own folder, if it has one.
 
         Raises Misfit when the cluster could never run it, StoreError when it can't be stored; then
         nothing of it is left.
@@ -43,10 +43,12 @@ class Head:
         if task.secrets:
             specs.save_secrets(self.where, uuid, task.secrets)
         try:
-            job_id = self._store(task, user, uuid)
+            job_id = self._store(task, user, uuid, copy or workdirs.linked())
         except StoreError:
             specs.drop_secrets(self.where, uuid)
             raise
+        if copy:
+            workdirs.make_current(copy)
         self.wake()
         return job_id
 
@@ -56,7 +58,7 @@ class Head:
         if why:
             raise Misfit(why)
 
-    def _store(self, task: Task, user: str, uuid: str) -> int:
+    def _store(self, task: Task, user: str, uuid: str, cwd: str) -> int:
         now = time.time()
         new = NewJob(
             uuid=uuid,
@@ -68,13 +70,16 @@ class Head:
             priority=task.priority,
             has_setup=task.setup is not None,
             cpus_shown=task.cpus_shown,
-            spec=specs.stored(task),
+            spec=specs.stored(task, cwd),
         )
         with self.store.transaction():
             job_id = self.store.submit(new)
             stamp = time.strftime("%Y-%m-%d-%H-%M-%S", time.localtime(now)) + "-%06d" % (now % 1 * 1e6)
             self.store.note(job_id, task_id=task_id(stamp, self.cluster, job_id))
-        os.makedirs(self.where.job_logs(job_id, task.name or ""), mode=0o700, exist_ok=True)
+        try:
+            os.makedirs(self.where.job_logs(job_id, task.name or ""), mode=0o700, exist_ok=True)
+        except OSError:
+            pass  # the job is in the queue; the dispatcher makes the folder before it starts it
         return job_id
 
     def wake(self) -> None:

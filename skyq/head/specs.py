@@ -19,14 +19,15 @@ from skyq.core.protocol import Message
 GRACE = 30.0  # seconds between TERM and KILL at a cancel; SkyPilot's
 
 
-def stored(task: Task) -> str:
-    """The spec as the database keeps it."""
+def stored(task: Task, cwd: str = "") -> str:
+    """The spec as the database keeps it. `cwd`: where it runs; "": in ~/sky_workdir, as that is then."""
     return json.dumps(
         {
             "setup": task.setup,
             "run": task.run,
             "envs": task.envs,
             "secrets": sorted(task.secrets),
+            "cwd": cwd,
             "grace": float(os.environ.get("SKYQ_GRACE_S", GRACE)),
         }
     )
@@ -100,7 +101,7 @@ def step_spec(cluster: Cluster, job: Job, step: str, spec: Message) -> Message:
     return {
         "script": spec[kind],
         "env": env,
-        "cwd": "",
+        "cwd": spec.get("cwd", ""),
         "log": log,
         "grace": spec["grace"],
         "linger": kind == "setup" or len(grants) > 1,

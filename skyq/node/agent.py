@@ -21,11 +21,10 @@ from skyq.core.paths import ClaimDir, RunDir
 from skyq.core.protocol import Message
 from skyq.node import claim, proc, shim
 from skyq.node.baseenv import base_env, bash
-from skyq.node.records import End, Record, Started, look, refusal
+from skyq.node.records import End, Record, Started, fence, look, refusal
 
 LATE = 15.0  # seconds without a word from the head, after which a start request is too old to obey
 POLL = 0.05  # seconds between looks at what can't be waited for
-ROUND = 0.5  # seconds between two rounds of KILL for what a dead shim left
 
 Key = Tuple[str, int, str]
 """job uuid, attempt, step"""
@@ -91,6 +90,8 @@ class Agent:
                     if not data:
                         return
                     self.hear(list(decoder.feed(data)))
+                    if len(data) < protocol.FRAME_LIMIT:
+                        self.heard = _now()  # nothing older lies in the pipe
                 elif fd in self.watched:
                     self.watched[fd]()
             for step in list(self.waiting.values()):
@@ -104,7 +105,6 @@ class Agent:
     def hear(self, messages: List[Message]) -> None:
         """Obey, but never a start that lay about while the head may have given this node up."""
         late = _now() - self.heard > LATE
-        self.heard = _now()
         for message in messages:
             what = str(message.get("do"))
             if what == "start" and late:
@@ -120,33 +120,27 @@ class Agent:
         run = RunDir.of(self.runs, *key)
         step = self.steps.setdefault(key, _Step(key, run))
         try:
-            os.mkdir(run.root, 0o700)
-            fresh = True
-        except FileExistsError:
-            fresh = look(run) is Record.FRESH
+            try:
+                os.mkdir(run.root, 0o700)
+                fresh = True
+            except FileExistsError:
+                fresh = not step.child and look(run) is Record.FRESH
+            if fresh:
+                self.fork(step, message["spec"])
+            else:
+                self.look_at(step)
         except OSError as error:
-            why = "%s: %s" % (run.root, error.strerror)
-            self.gone(step, End(protocol.UNKNOWN, False, why), unstarted=True)
-            return
-        if fresh:
-            self.fork(step, message["spec"])
-        else:
-            self.look_at(step)
+            self.refuse(step, "%s: %s" % (run.root, error.strerror))
 
     def stop(self, message: Message) -> None:
         """End the step; if it never started, see to it that it never will."""
         key = _key(message)
         step = self.steps.setdefault(key, _Step(key, RunDir.of(self.runs, *key)))
         step.stop_asked = True
-        os.makedirs(step.run.root, 0o700, exist_ok=True)
-        lock = shim.try_lock(step.run.alive)
-        if lock is not None:
-            try:
-                if not os.path.exists(step.run.started) and not os.path.exists(step.run.exit):
-                    fence = {"code": protocol.UNKNOWN, "stopped": True, "why": "it never started"}
-                    shim.write_durably(step.run.exit, fence)
-            finally:
-                os.close(lock)
+        try:
+            os.makedirs(step.run.root, 0o700, exist_ok=True)
+        except OSError:
+            pass  # then nothing can start either
         self.look_at(step)
 
     def over(self, message: Message) -> None:
@@ -184,22 +178,39 @@ class Agent:
 
     def complete(self, step: _Step, spec: Message) -> Message:
         """The spec with what only the node knows."""
-        env = {**self.base, **spec["env"], "SKYQ_STEP_ID": os.path.basename(step.run.root)}
-        return {**spec, "env": env, "home": self.base["HOME"], "shell": self.bash}
+        env = {**spec["env"], "SKYQ_STEP_ID": os.path.basename(step.run.root)}
+        return {**spec, "env": env, "base": self.base, "shell": self.bash}
 
     def look_at(self, step: _Step) -> None:
         """Report what the run directory says now; wait for what it doesn't say yet."""
-        record = look(step.run)
+        try:
+            record = look(step.run)
+        except OSError:
+            self.waiting[step.key] = step  # no room on the disk, too many open files: that may pass
+            return
         if record is Record.ALIVE:
             self.attach(step)
         elif record is Record.ENDED:
             self.gone(step, End.read(step.run))
+        elif record is Record.LEFT:
+            self.bury(step, End.read(step.run))
         elif record is Record.LOST:
-            self.bury(step)
-        elif step.child:
+            self.bury(step, End(protocol.UNKNOWN, False, "exit status unknown: its shim was killed"))
+        elif step.child and not step.stop_asked:
             self.waiting[step.key] = step  # its shim is between fork and lock, or not reaped yet
         else:
-            self.gone(step, End(protocol.UNKNOWN, False, refusal(step.run)), unstarted=True)
+            self.refuse(step, refusal(step.run) if record is Record.FRESH else "it never started")
+
+    def refuse(self, step: _Step, why: str) -> None:
+        """Nothing of the step was started: see to it that nothing will be, then say so."""
+        try:
+            fenced = fence(step.run)
+        except OSError:
+            fenced = True  # there is no directory, or no room for a lock: nobody has it
+        if fenced:
+            self.gone(step, End(protocol.UNKNOWN, step.stop_asked, why), unstarted=not step.stop_asked)
+        else:
+            self.waiting[step.key] = step
 
     def attach(self, step: _Step) -> None:
         """Its shim lives: learn who it is, then wait for it to end, and for the script to."""
@@ -241,17 +252,18 @@ class Agent:
         self.waiting[step.key] = step
         self.look_at(step)
 
-    def bury(self, step: _Step) -> None:
-        """Its shim was killed: nobody will know how the script ended. Kill what is left, then say so."""
+    def bury(self, step: _Step, end: End) -> None:
+        """Its shim was killed: kill what that left, then say how the script ended, as far as it is known."""
         started = step.started or Started.read(step.run)
-        if started is None or started.boot != self.boot:
-            why = "node rebooted" if started else "exit status unknown: its record is damaged"
-            self.gone(step, End(protocol.UNKNOWN, False, why))
-            return
-        if proc.signal_all(self.leftovers(step, started), signal.SIGKILL):
-            self.waiting[step.key] = step
-            return
-        self.gone(step, End(protocol.UNKNOWN, False, "exit status unknown: its shim was killed"))
+        if started is not None and started.boot == self.boot:
+            # Orphans have a new parent only once the shim is dead; its lock is free a moment earlier.
+            dying = proc.lives(*started.shim)
+            if dying or proc.signal_all(self.leftovers(step, started), signal.SIGKILL):
+                self.waiting[step.key] = step
+                return
+        elif end.code == protocol.UNKNOWN:
+            end = end._replace(why="node rebooted" if started else "exit status unknown: its record is damaged")
+        self.gone(step, end)
 
     def leftovers(self, step: _Step, started: Started) -> List[proc.Stat]:
         """What a dead shim left: orphans come to this agent, or are known by what they carry."""
@@ -269,7 +281,7 @@ class Agent:
             self.unwatch(fd)
         self.steps.pop(step.key, None)
         self.waiting.pop(step.key, None)
-        # A quick script may be over before anybody saw it run: its pid stands in front of its log all the same.
+        # A quick script may be over before anybody saw it run: its pid stands in front of its log too.
         started = step.started or Started.read(step.run)
         pid = {"pid": started.main[0]} if started else {}
         self.say({**_name(step.key), "is": "gone", **end._asdict(), **pid, "unstarted": unstarted})

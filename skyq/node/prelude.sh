@@ -3,18 +3,21 @@
 # ~/.bashrc is evaluated, not sourced: most begin with a guard that returns when the shell is not
 # interactive, and at the top level of an eval that `return` is an error that changes nothing. So
 # what conda and people put at the end is there, as in SkyPilot's `bash -i`, without the noise.
-# If it ends the shell all the same, the trap starts over without it.
+# If it ends the shell all the same, the trap starts over without it; an `exec zsh` in it does nothing.
 if [ -z "$SKYQ_SKIP_RC" ] && [ -r "$HOME/.bashrc" ]; then
     IFS= read -r -d '' __skyq_rc <"$HOME/.bashrc"
-    trap 'SKYQ_SKIP_RC=1 exec "$BASH" --noprofile --norc "$0" "$@" >&7 2>&8' EXIT
+    trap 'export SKYQ_SKIP_RC=1; builtin exec "$BASH" --noprofile --norc "$0" "$@" >&7 2>&8' EXIT
     exec 7>&1 8>&2 >/dev/null 2>&1
+    exec() { :; }
     eval "$__skyq_rc"
+    unset -f exec
     exec >&7 2>&8 7>&- 8>&-
     trap - EXIT
 fi
 unset SKYQ_SKIP_RC
 set +euxv
-# The job's environment again, since ~/.bashrc may have changed it: NAME=value, each ended by NUL.
+# What the job was given again, since ~/.bashrc may have changed it: NAME=value, each ended by NUL. PATH and
+# the rest of the account's environment is not among it: there ~/.bashrc has the last word.
 while IFS= read -r -d '' -u 9 __skyq_rc; do
     export "$__skyq_rc"
 done

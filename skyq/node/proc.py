@@ -24,17 +24,10 @@ class Stat(NamedTuple):
     pid: int
     state: str
     parent: int
+    group: int
     session: int
     start: int
     """Clock ticks since boot."""
-
-
-class Identity(NamedTuple):
-    """One process for ever."""
-
-    boot: str
-    pid: int
-    start: int
 
 
 def stat(pid: int) -> Optional[Stat]:
@@ -46,7 +39,7 @@ def stat(pid: int) -> Optional[Stat]:
         return None
     # The name in parentheses may hold anything, parentheses and spaces too: what follows the last one counts.
     fields = text[text.rindex(b")") + 2 :].split()
-    return Stat(pid, fields[0].decode(), int(fields[1]), int(fields[3]), int(fields[19]))
+    return Stat(pid, fields[0].decode(), int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]))
 
 
 def boot() -> str:
@@ -58,12 +51,10 @@ def boot() -> str:
     return "%s.%d.%d" % (boot_id, namespace, first.start if first else 0)
 
 
-def identity(pid: int, this_boot: str) -> Optional[Identity]:
-    """Of a living process; zombies don't live."""
+def lives(pid: int, start: int) -> bool:
+    """Whether that very process does; zombies don't."""
     found = stat(pid)
-    if found is None or found.state in "ZX":
-        return None
-    return Identity(this_boot, pid, found.start)
+    return found is not None and found.start == start and found.state not in "ZX"
 
 
 def become_subreaper() -> None:
@@ -136,11 +127,20 @@ def descendants(roots: Iterable[int]) -> List[Stat]:
 
 def signal_all(targets: Iterable[Stat], number: int) -> int:
     """Signal each of them; how many took it. A stopped process takes a TERM only once it goes on."""
-    sent = 0
+    sent, groups = 0, set()
     for entry in targets:
         sent += send_signal(entry.pid, entry.start, number)
         if number == signal.SIGTERM:
             send_signal(entry.pid, entry.start, signal.SIGCONT)
+        elif number == signal.SIGKILL:
+            groups.add(entry.group)
+    # The kernel kills a group at once: who forks faster than /proc can be read doesn't get away. The groups of
+    # a step's processes are the step's own, since its script leads a session.
+    for group in groups - {0, os.getpgrp()}:
+        try:
+            os.killpg(group, signal.SIGKILL)
+        except OSError:
+            pass  # it is gone
     return sent
 
 
@@ -155,6 +155,9 @@ def strays(cookie: bytes, out: str, session: int, since: int) -> List[Stat]:
         log_id: Optional[Tuple[int, int]] = (log.st_dev, log.st_ino)
     except OSError:
         log_id = None
+    leader = stat(session)
+    if leader is not None and leader.start != since:
+        session = -1  # its pid was given to another process, which may have made a session of its own
     own = os.getpid()
     return [
         entry
@@ -162,7 +165,7 @@ def strays(cookie: bytes, out: str, session: int, since: int) -> List[Stat]:
         if entry.pid != own
         and entry.start >= since
         and entry.state not in "ZX"
-        and (entry.session == session or _has_cookie(entry.pid, cookie) or _holds(entry.pid, log_id))
+        and (entry.session == session or _has_cookie(entry.pid, cookie) or _writes(entry.pid, log_id))
     ]
 
 
@@ -174,14 +177,21 @@ def _has_cookie(pid: int, cookie: bytes) -> bool:
         return False
 
 
-def _holds(pid: int, log_id: Optional[Tuple[int, int]]) -> bool:
+def _writes(pid: int, log_id: Optional[Tuple[int, int]]) -> bool:
+    """Whether it has the log open as the script's output; who only reads it is a person's `tail -f`."""
     if log_id is None:
         return False
     try:
         for name in os.listdir("/proc/%d/fd" % pid):
             found = os.stat("/proc/%d/fd/%s" % (pid, name))
-            if (found.st_dev, found.st_ino) == log_id:
+            if (found.st_dev, found.st_ino) == log_id and _appends(pid, name):
                 return True
     except OSError:
         pass
     return False
+
+
+def _appends(pid: int, fd: str) -> bool:
+    with open("/proc/%d/fdinfo/%s" % (pid, fd)) as file:
+        flags = next(int(line.split()[1], 8) for line in file if line.startswith("flags:"))
+    return bool(flags & os.O_APPEND)

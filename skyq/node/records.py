@@ -13,11 +13,13 @@ from skyq.node.shim import try_lock
 
 
 class Record(enum.Enum):
-    """The four things that a run directory can say."""
+    """What a run directory can say."""
 
     FRESH = "nothing was started here"
+    FENCED = "nothing was started here, and nothing ever will be"
     ALIVE = "a shim lives"
-    ENDED = "the script is over, and nothing of it lives; or a fence forbids the start"
+    ENDED = "the script is over, and nothing of it lives"
+    LEFT = "the script is over, but its shim was killed before it had seen everything off"
     LOST = "it started, nothing says how it ended, and its shim is dead"
 
 
@@ -30,9 +32,31 @@ def look(run: RunDir) -> Record:
     if lock is None:
         return Record.ALIVE
     try:
+        started = os.path.exists(run.started)
+        if not os.path.exists(run.exit):
+            return Record.LOST if started else Record.FRESH
+        if not started:
+            return Record.FENCED
+        return Record.LEFT if os.path.exists(run.script) else Record.ENDED
+    finally:
+        os.close(lock)
+
+
+def fence(run: RunDir) -> bool:
+    """Forbid the start for ever, if there was none; False: a shim was quicker.
+
+    An exit record without a start is a fence. It is made by a rename, which a full disk allows too.
+    """
+    lock = try_lock(run.alive)
+    if lock is None:
+        return False
+    try:
         if os.path.exists(run.exit):
-            return Record.ENDED
-        return Record.LOST if os.path.exists(run.started) else Record.FRESH
+            return True
+        if os.path.exists(run.started):
+            return False
+        os.rename(run.alive, run.exit)
+        return True
     finally:
         os.close(lock)
 
@@ -84,9 +108,10 @@ def refusal(run: RunDir) -> str:
     """Why a shim could not start anything."""
     try:
         with open(run.refusal, encoding="utf-8", errors="replace") as file:
-            return file.read(500)
+            said = file.read(500)
     except OSError:
-        return "the node could not start it"
+        said = ""
+    return said or "the node could not start it"
 
 
 def _read(path: str) -> Dict[str, Any]:

@@ -256,7 +256,8 @@ def _become_script(run: RunDir, spec: Spec, gate: int, log: int) -> NoReturn:
         _environment_as_fd_9(spec["env"])
         signal.pthread_sigmask(signal.SIG_SETMASK, set())
         prelude = os.path.join(os.path.dirname(os.path.abspath(__file__)), "prelude.sh")
-        os.execve(spec["shell"], ["bash", "--noprofile", "--norc", prelude, run.script], spec["env"])
+        env = {**spec["base"], **spec["env"]}
+        os.execve(spec["shell"], ["bash", "--noprofile", "--norc", prelude, run.script], env)
     except BaseException as error:
         os.write(2, ("skyq: this step could not start: %s\n" % error).encode())
     os._exit(126)
@@ -265,7 +266,7 @@ def _become_script(run: RunDir, spec: Spec, gate: int, log: int) -> NoReturn:
 def _directory(spec: Spec) -> str:
     if spec["cwd"]:
         return str(spec["cwd"])
-    default = os.path.join(spec["home"], "sky_workdir")
+    default = os.path.join(spec["base"]["HOME"], "sky_workdir")
     os.makedirs(default, exist_ok=True)
     return default
 

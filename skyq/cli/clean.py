@@ -1,0 +1,62 @@
+"""`skyq clean`: give disk space back."""
+
+from __future__ import annotations
+
+import re
+import time
+
+from skyq.cli import cluster
+from skyq.cli.parser import Parser, confirm
+from skyq.cli.sync import size_text
+from skyq.core.errors import SkyqError, UsageError
+
+_UNITS = {"m": 60, "h": 3600, "d": 86400, "w": 604800}
+_EXAMPLES = """\
+  skyq clean                 what jobs that ended over 30 days ago left
+  skyq clean --older 2d -y
+  skyq clean --older 0d --logs
+"""
+
+
+def parser() -> Parser:
+    """Its flags."""
+    found = Parser("clean", "[OPTIONS] [CLUSTER]", "Remove what ended jobs left on disk.", _EXAMPLES)
+    found.add_argument("cluster", nargs="?", default=cluster.LOCAL, metavar="CLUSTER")
+    found.add_argument(
+        "--older", default="30d", metavar="AGE", help="of jobs that ended longer ago: 12h, 30d, 4w"
+    )
+    found.add_argument("--logs", action="store_true", help="their logs too")
+    found.add_argument("-y", "--yes", action="store_true", help="ask nothing")
+    return found
+
+
+def main(words: list[str]) -> int:
+    """Exit code 0."""
+    from skyq.head import clean
+
+    found = parser().read(words)
+    head = cluster.open_head(found.cluster)
+    left = clean.leftovers(head.store, head.where, time.time() - seconds(found.older), found.logs)
+    if not left:
+        print("Nothing to remove: no job that ended over %s ago left anything." % found.older)
+        clean.remove(head.where, [])
+        return 0
+    jobs = sorted({leftover.job for leftover in left})
+    print("%s of %d ended jobs:" % (size_text(sum(leftover.size for leftover in left)), len(jobs)))
+    for leftover in sorted(left, key=lambda one: -one.size)[:10]:
+        print("  %10s  job %d  %s" % (size_text(leftover.size), leftover.job, leftover.path))
+    if len(left) > 10:
+        print("  and %d more" % (len(left) - 10))
+    if not found.yes and not confirm("Remove them?", default=False):
+        raise SkyqError("Aborted!")
+    clean.remove(head.where, left)
+    print("Removed.")
+    return 0
+
+
+def seconds(age: str) -> float:
+    """Of 90m, 12h, 30d, 4w. Raises UsageError."""
+    parts = re.fullmatch(r"(\d{1,6})([mhdw])", age)
+    if parts is None:
+        raise UsageError("Invalid age: %s. Write a number and a unit: 90m, 12h, 30d, 4w." % age)
+    return int(parts[1]) * _UNITS[parts[2]]

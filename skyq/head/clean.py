@@ -1,0 +1,97 @@
+"""Removing what ended jobs left on this machine: their copies of files, run directories, and logs if asked.
+
+What `~/sky_workdir` or a file_mount shows, and the copies that it shows parts of, always stay.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import Dict, List, NamedTuple, Set
+
+from skyq.core import states
+from skyq.core.model import Job
+from skyq.core.paths import ClusterDir
+from skyq.head import workdirs
+from skyq.store.store import Store
+
+
+class Leftover(NamedTuple):
+    """One folder that can go."""
+
+    path: str
+    size: int
+    """Bytes on disk."""
+    job: int
+
+
+def leftovers(store: Store, where: ClusterDir, before: float, logs: bool) -> List[Leftover]:
+    """What jobs that ended before that time left. `before`: epoch seconds."""
+    kept = _shown(where)
+    owners: Dict[str, List[str]] = {}
+    for folder in (where.workdirs, where.runs):
+        for name in _names(folder):
+            if not name.endswith((".json", workdirs.PART)):
+                uuid = name.replace(".", "-").split("-")[0]
+                owners.setdefault(uuid, []).append(os.path.join(folder, name))
+    found = []
+    for job in store.jobs():
+        if job.state not in states.FINAL or (job.ended_at or 0) >= before:
+            continue
+        paths = [path for path in owners.get(job.uuid, []) if path not in kept]
+        if logs:
+            paths += [path for path in [_log_folder(where, job)] if os.path.isdir(path)]
+        found += [Leftover(path, disk_use(path), job.id) for path in paths]
+    return found
+
+
+def remove(where: ClusterDir, found: List[Leftover]) -> None:
+    """Remove them, and what nobody owns: half copies, secrets of submits that never came through."""
+    for leftover in found:
+        shutil.rmtree(leftover.path, ignore_errors=True)
+        try:
+            os.unlink(workdirs.manifest(leftover.path))
+        except FileNotFoundError:
+            pass
+    if os.path.isdir(where.workdirs):
+        workdirs.collect_parts(where.workdirs)
+
+
+def disk_use(path: str) -> int:
+    """Bytes that a folder takes on disk."""
+    total = 0
+    for folder, _, files in os.walk(path):
+        for name in files:
+            try:
+                total += os.lstat(os.path.join(folder, name)).st_blocks * 512
+            except FileNotFoundError:
+                continue
+    return total
+
+
+def _shown(where: ClusterDir) -> Set[str]:
+    """Copies that something outside shows now, and those that these show parts of."""
+    todo = [workdirs.linked()]
+    for name in _names(where.workdirs):
+        path = os.path.join(where.workdirs, name)
+        target = workdirs.read_manifest(path)["shown_at"]
+        if target and os.path.realpath(target) == os.path.join(os.path.realpath(path), workdirs.MOUNT):
+            todo.append(path)
+    kept: Set[str] = set()
+    while todo:
+        path = todo.pop()
+        if path and path not in kept:
+            kept.add(path)
+            todo.append(workdirs.read_manifest(path)["base"])
+    return kept
+
+
+def _names(folder: str) -> List[str]:
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
+
+
+def _log_folder(where: ClusterDir, job: Job) -> str:
+    return where.job_logs(job.id, job.name or "")

@@ -1,0 +1,309 @@
+"""The folders that jobs run in, on this machine.
+
+A job with a workdir has its own writable copy, made at submit: a queued job keeps the files of its
+submission. `~/sky_workdir` is a link to the copy that was made last, so that a job without a workdir
+runs in what the last launch left, setup's files included. A new copy shows, by links, what jobs added
+to the one before it (a .venv): it was there for SkyPilot's jobs, and copying it would take minutes.
+
+A copy is made aside and renamed when it is whole: a killed copy is never anybody's folder.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import stat
+import time
+from typing import Any, Callable, Dict, Iterable, List, Protocol, Set, Tuple
+
+from skyq.core.errors import StoreError, TaskError
+from skyq.core.paths import ClusterDir
+from skyq.store.place import make_private
+
+_FICLONE = 0x40049409
+JUST_BEGUN = 60.0  # seconds
+CHUNK = 8 * 1024 * 1024  # bytes per system call, so that progress shows
+
+
+class Item(Protocol):
+    """One file, folder or link to copy (client.files.Entry)."""
+
+    @property
+    def path(self) -> str:
+        """Relative."""
+
+    @property
+    def mode(self) -> int:
+        """With the type."""
+
+    @property
+    def mtime_ns(self) -> int:
+        """Kept in the copy."""
+
+
+PART = ".part"
+"""Ends the name of a copy that isn't whole yet."""
+_NOTHING: Dict[str, Any] = {"base": "", "paths": [], "shown_at": ""}
+MOUNT = "mount"
+"""The name of what is mounted, in its copy."""
+
+Source = Tuple[str, Iterable[Item]]
+"""(root, what of it)"""
+
+
+class Copy:
+    """A job's folder while it is being made. Use as a context: what wasn't kept is removed."""
+
+    def __init__(self, where: ClusterDir, uuid: str) -> None:
+        self.path = where.workdir(uuid)
+        self.part = self.path + PART
+        self.sent: Set[str] = set()
+        """What came from the workdir itself, not from a file_mount."""
+        self._lock = -1
+
+    def __enter__(self) -> Copy:
+        make_private(os.path.dirname(self.path))
+        collect_parts(os.path.dirname(self.path))
+        os.mkdir(self.part, 0o700)
+        self._lock = os.open(self.part, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)  # who collects garbage sees that it isn't any
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._lock)
+        shutil.rmtree(self.part, ignore_errors=True)
+
+    def fill(self, source: Source, below: str, progress: Callable[[int], None]) -> None:
+        """Copy a folder's items below a folder of the copy; an item without a path is the root itself.
+
+        What came before gives way, as with rsync. Raises TaskError, StoreError, OSError.
+        """
+        root, items = source
+        target = os.path.join(self.part, below)
+        self._make_way(os.path.dirname(target) if below else self.part)
+        folders: List[Tuple[str, Item]] = []
+        for item in items:
+            if not below:
+                self.sent.add(item.path)
+            into = _join(target, item.path)
+            if stat.S_ISDIR(item.mode):
+                self._make_way(into)
+                folders.append((into, item))
+                continue
+            self._make_way(os.path.dirname(into))
+            if os.path.lexists(into):
+                os.unlink(into)
+            copy_one(_join(root, item.path), into, item, progress)
+        for into, item in reversed(folders):
+            os.chmod(into, stat.S_IMODE(item.mode) | stat.S_IRWXU)
+            os.utime(into, ns=(item.mtime_ns, item.mtime_ns))
+
+    def _make_way(self, folder: str) -> None:
+        """A real folder of the copy, never one that a link leads out to."""
+        if os.path.realpath(folder) != os.path.realpath(self.part) + folder[len(self.part) :]:
+            raise TaskError(
+                "file_mounts: %s lies behind a link of the workdir." % folder[len(self.part) + 1 :]
+            )
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+
+    def keep(self, base: str, target: str = "") -> str:
+        """It is whole: make it the job's folder. Returns its path.
+
+        `base`: the copy before it, or "". `target`: where it will be shown, for a file_mount.
+        """
+        if base:
+            _show_additions(base, self.part, _tree(self.part))
+        record = {"base": base, "paths": sorted(self.sent), "shown_at": target}
+        with open(manifest(self.path), "w", encoding="utf-8", errors="surrogateescape") as file:
+            json.dump(record, file)
+        os.rename(self.part, self.path)
+        return self.path
+
+    def show_at(self, target: str) -> None:
+        """Let a path outside, see check_mount(), be what this copy holds as MOUNT."""
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        _turn_link(target, os.path.join(self.path, MOUNT))
+
+    def discard(self) -> None:
+        """The job was not submitted after all."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        _unlink(manifest(self.path))
+
+
+def copy_one(source: str, into: str, item: Item, progress: Callable[[int], None]) -> None:
+    """One file or link, as it is: bytes, mode, time. The file system's clone where it has one."""
+    if stat.S_ISLNK(item.mode):
+        os.symlink(os.readlink(source), into)
+        return
+    try:
+        reader = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise TaskError("%s can't be read: %s. Nothing was submitted." % (source, error.strerror)) from None
+    try:
+        writer = os.open(into, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            _copy_bytes(reader, writer, progress)
+            os.fchmod(writer, stat.S_IMODE(item.mode) & 0o777)
+            os.utime(writer, ns=(item.mtime_ns, item.mtime_ns))
+            os.fsync(writer)
+        finally:
+            os.close(writer)
+    except OSError as error:
+        raise StoreError("%s: %s. Nothing was submitted." % (into, error.strerror)) from None
+    finally:
+        os.close(reader)
+
+
+def _copy_bytes(reader: int, writer: int, progress: Callable[[int], None]) -> None:
+    size = os.fstat(reader).st_size
+    try:
+        fcntl.ioctl(writer, _FICLONE, reader)
+        progress(size)
+        return
+    except OSError:
+        pass  # ext4 and others have no clones
+    while True:
+        done = _copy_some(reader, writer)
+        if done == 0:
+            return
+        progress(done)
+
+
+def _copy_some(reader: int, writer: int) -> int:
+    try:
+        return os.copy_file_range(reader, writer, CHUNK)
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        return os.sendfile(writer, reader, None, CHUNK)
+
+
+def _join(root: str, path: str) -> str:
+    return os.path.join(root, path) if path else root
+
+
+def _tree(root: str) -> Set[str]:
+    """Relative paths of all that is below a folder."""
+    found: Set[str] = set()
+    for folder, names, files in os.walk(root):
+        found.update(os.path.relpath(os.path.join(folder, name), root) for name in (*names, *files))
+    return found
+
+
+def _show_additions(base: str, part: str, written: Set[str]) -> None:
+    """Link what jobs added to the former copy, at the highest place where the new one has nothing.
+
+    What was sent along with the former copy and isn't in the new one was deleted by the user: it stays away.
+    """
+    sent = _sent(base)
+    todo = [""]
+    while todo:
+        folder = todo.pop()
+        for name in os.listdir(os.path.join(base, folder)):
+            path = os.path.join(folder, name)
+            if path in written:
+                if os.path.isdir(os.path.join(part, path)) and not os.path.islink(os.path.join(part, path)):
+                    todo.append(path)
+            elif path not in sent:
+                target = os.path.join(base, path)
+                shown = os.readlink(target) if os.path.islink(target) else target
+                os.symlink(shown, os.path.join(part, path))
+
+
+def _sent(copy: str) -> Set[str]:
+    return set(read_manifest(copy)["paths"])
+
+
+def read_manifest(copy: str) -> Dict[str, Any]:
+    """paths, base, shown_at; empty ones for a folder that has none."""
+    try:
+        with open(manifest(copy), encoding="utf-8", errors="surrogateescape") as file:
+            return {**_NOTHING, **json.load(file)}
+    except (OSError, ValueError):
+        return _NOTHING
+
+
+def collect_parts(folder: str) -> None:
+    """Remove what killed copies left: nobody holds their lock."""
+    for name in os.listdir(folder):
+        if not name.endswith(PART):
+            continue
+        path = os.path.join(folder, name)
+        if time.time() - os.stat(path).st_mtime < JUST_BEGUN:
+            continue  # it may not be locked yet
+        lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path, ignore_errors=True)
+        except BlockingIOError:
+            pass  # being made just now
+        finally:
+            os.close(lock)
+
+
+def manifest(copy: str) -> str:
+    """What was sent along with a copy, and the copy that was there before."""
+    return copy + ".json"
+
+
+def default() -> str:
+    """`~/sky_workdir`."""
+    return os.path.join(os.path.expanduser("~"), "sky_workdir")
+
+
+def linked() -> str:
+    """The copy that `~/sky_workdir` is now; "" where it is a folder of its own, or nothing yet."""
+    path = default()
+    return os.path.realpath(path) if os.path.islink(path) else ""
+
+
+def make_current(copy: str) -> None:
+    """Let `~/sky_workdir` be that copy; see adopt()."""
+    _turn_link(default(), copy)
+
+
+def _turn_link(path: str, to: str) -> None:
+    aside = "%s.%d" % (path, os.getpid())
+    os.symlink(to, aside)
+    os.rename(aside, path)
+
+
+def check_mount(where: ClusterDir, target: str) -> None:
+    """Raise TaskError where something is that skyq didn't put there."""
+    ours = os.path.islink(target) and os.readlink(target).startswith(where.workdirs + "/")
+    if os.path.lexists(target) and not ours:
+        raise TaskError(
+            "file_mounts: %s exists, and was not put there by skyq. Move it away, or mount elsewhere."
+            % target
+        )
+
+
+def adopt(where: ClusterDir) -> str:
+    """The folder that `~/sky_workdir` is; "" if there is none.
+
+    A real folder of that name moves into the state and is linked: what jobs wrote stays in its place
+    for everybody who looks, and the link can be turned to a copy.
+    """
+    path, former = default(), where.workdir("before-the-first-copy")
+    if os.path.isdir(path) and not os.path.islink(path):
+        make_private(where.workdirs)
+        try:
+            os.rename(path, former)
+        except OSError as error:
+            raise StoreError(
+                "%s can't become a link to the job's copy: %s.\nMove it away, then submit again."
+                % (path, error.strerror)
+            ) from None
+    if not os.path.lexists(path) and os.path.isdir(former):
+        make_current(former)  # also where the last one to adopt it was killed in between
+    return linked() if os.path.isdir(path) else ""
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
