@@ -19,7 +19,9 @@ if TYPE_CHECKING:  # typing itself costs milliseconds of each start
     from typing import Any, NoReturn
 
 DEPS = ""  # filled in by build_zipapp.py: the id of the libraries; empty in a source checkout
-LIBRARIES = frozenset(["yaml", "pydantic", "pydantic_core", "filelock", "fabric", "paramiko", "invoke", "pathspec"])
+LIBRARIES = frozenset(
+    ["yaml", "pydantic", "pydantic_core", "filelock", "fabric", "paramiko", "invoke", "pathspec"]
+)
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SCRIPT = os.path.join(ROOT, "skyq", "__main__.py")
 DAY = 86400  # seconds
@@ -51,11 +53,11 @@ def argv() -> list[str]:
         from skyq import unpack
 
         try:
-            unpack.libraries(_pyz(), DEPS, boot.tag())
+            unpack.libraries(archive(), DEPS, boot.tag())
         except unpack.NotHeld as error:
             python, its_tag = _fitting_python(error)
             if not _unpacked(its_tag):
-                unpack.libraries(_pyz(), DEPS, its_tag)
+                unpack.libraries(archive(), DEPS, its_tag)
     return [python, "-I", "-S", SCRIPT if os.path.exists(SCRIPT) else ROOT]
 
 
@@ -71,7 +73,7 @@ def need_libraries() -> None:
     from skyq import unpack
 
     try:
-        sys.path.append(unpack.libraries(_pyz(), DEPS, boot.tag()))
+        sys.path.append(unpack.libraries(archive(), DEPS, boot.tag()))
     except unpack.NotHeld as error:
         from skyq import pythons
 
@@ -130,7 +132,7 @@ def _keep(folder: str) -> None:
         pass  # a read-only place is never collected either
 
 
-def _pyz() -> str:
+def archive() -> str:
     """The skyq.pyz that the libraries can come from: this process's, or the one its folder came from."""
     if _archive:
         return _archive

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 
 from skyq.cli import cluster
+from skyq.cli.jobids import resolve
 from skyq.cli.parser import Parser, confirm
+from skyq.cli.submit import user
 from skyq.core import states
 from skyq.core.errors import SkyqError, UsageError
 from skyq.head.head import Head
@@ -13,8 +15,10 @@ from skyq.head.head import Head
 PATIENCE = 2.0  # seconds to see the processes end; most do at once
 LOOK = 0.01  # seconds
 
+_MEANS_NOTHING = "Invalid value for '[JOBS]...': %r is not a valid integer. No job of yours has that name."
 _EXAMPLES = """\
   skyq cancel local 3 5
+  skyq cancel local 'sweep-*' by name
   skyq cancel local          the latest job of yours that runs
   skyq cancel local -a -y    all of yours, without asking
 """
@@ -23,7 +27,7 @@ _EXAMPLES = """\
 def parser() -> Parser:
     """Its flags."""
     found = Parser("cancel", "[OPTIONS] CLUSTER [JOBS]...", "End jobs.", _EXAMPLES)
-    found.add_argument("words", nargs="*", metavar="CLUSTER [JOBS]...", help="job ids")
+    found.add_argument("words", nargs="*", metavar="CLUSTER [JOBS]...", help="ids, names or patterns")
     found.add_argument("-a", "--all", action="store_true", help="all jobs of yours")
     found.add_argument("-u", "--all-users", action="store_true", help="all jobs of everybody")
     found.add_argument("-y", "--yes", action="store_true", help="ask nothing")
@@ -37,22 +41,17 @@ def main(words: list[str]) -> int:
     rest = found.words + (found.after or [])
     if not rest:
         flags.error("Missing argument 'CLUSTER'.")
-    name, ids = rest[0], [_id(flags, word) for word in rest[1:]]
-    if ids and (found.all or found.all_users):
+    name, asked = rest[0], rest[1:]
+    if asked and (found.all or found.all_users):
         raise UsageError("Cannot specify both --all and job IDs.")
-    if not ids and not (found.all or found.all_users):
+    if not asked and not (found.all or found.all_users):
         print("No job IDs or --all/--all-users provided; cancelling the latest running job.")
     head = cluster.open_head(name)
+    ids = resolve(head, asked, user(), lambda word: flags.error(_MEANS_NOTHING % word))
     question = "Cancelling %s on cluster(s): %s. Proceed?" % (_what(found, ids), name)
     if not found.yes and not confirm(question, default=True):
         raise SkyqError("Aborted!")
     return _cancel(head, name, _chosen(head, found, ids))
-
-
-def _id(flags: Parser, word: str) -> int:
-    if not word.isascii() or not word.isdigit():
-        flags.error("Invalid value for '[JOBS]...': %r is not a valid integer." % word)
-    return int(word)
 
 
 def _what(found: object, ids: list[int]) -> str:
@@ -64,8 +63,6 @@ def _what(found: object, ids: list[int]) -> str:
 
 
 def _chosen(head: Head, found: object, ids: list[int]) -> list[int]:
-    from skyq.cli.submit import user
-
     if ids:
         return ids
     if getattr(found, "all_users", False):
@@ -77,8 +74,6 @@ def _chosen(head: Head, found: object, ids: list[int]) -> list[int]:
 
 
 def _cancel(head: Head, name: str, ids: list[int]) -> int:
-    from skyq.cli.submit import user
-
     if ids:
         print("Cancelling jobs (%s) on cluster '%s'..." % (", ".join(map(str, ids)), name), flush=True)
     concerned = head.cancel(ids, user())

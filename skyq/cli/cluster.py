@@ -66,6 +66,15 @@ def _refresh_node(head: Head) -> None:
         head.store.set("node_seen", text)
 
 
+def _tell(notes: list[str]) -> None:
+    """At the first command after a change of the inventory, not at each one."""
+    if notes:
+        from skyq.cli.taskargs import warn
+
+        for note in notes:
+            warn(note)
+
+
 def local_node(home: Home) -> Node:
     """This machine: as the inventory declares it, the rest as found."""
     from skyq.node import probe
@@ -76,10 +85,11 @@ def local_node(home: Home) -> Node:
 
         try:
             with open(home.inventory, encoding="utf-8") as file:
-                pool = load_inventory(file.read(), home.inventory).get(LOCAL)
+                pools = load_inventory(file.read(), home.inventory)
         except (OSError, UnicodeDecodeError) as error:
             raise InventoryError("%s can't be read: %s" % (home.inventory, error)) from None
-        declared = pool.hosts[0] if pool else None
+        _tell([note for pool in pools.values() for note in pool.notes])
+        declared = pools[LOCAL].hosts[0] if LOCAL in pools else None
     if declared is not None and declared.accelerators is not None:
         names = [name for name, count in declared.accelerators.items() for _ in range(count)]
         devices = tuple(Device(index, name) for index, name in enumerate(names))

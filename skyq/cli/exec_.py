@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from skyq.cli import cluster, taskargs
-from skyq.cli.parser import Parser
+from skyq.cli.parser import Parser, muted
 from skyq.core.errors import SkyqError
 
 _EXAMPLES = """\
@@ -39,16 +39,20 @@ def main(words: list[str]) -> int:
     if not entry:
         missing = "'[ENTRYPOINT]...'" if name else "'[CLUSTER]' and '[ENTRYPOINT]...'"
         flags.error("Missing argument %s." % missing)
-    task = taskargs.for_exec(taskargs.read_task(found, entry, quoted, "exec"))
+    with muted(found.quiet):
+        task = taskargs.for_exec(taskargs.read_task(found, entry, quoted, "exec"))
     if task.run is None:
         raise SkyqError("There is nothing to run: %s has no `run`. Add one, or use `skyq launch`." % entry[0])
     head = cluster.open_head(name)
-    from skyq.cli.submit import submit
+    from skyq.cli.submit import forecast, submit
 
-    job_id = submit(head, task, name, found.yes)
+    if found.dryrun:
+        return forecast(head, task, name)
+    with muted(found.quiet):
+        job_id = submit(head, task, name, found)
     if found.detach:
-        print()
+        print(job_id if found.quiet else "")
         return 0
     from skyq.cli.stream import follow
 
-    return follow(head, job_id)
+    return follow(head, job_id, quiet=found.quiet)

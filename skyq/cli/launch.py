@@ -7,7 +7,7 @@ import os
 import sys
 
 from skyq.cli import cluster, taskargs
-from skyq.cli.parser import Parser
+from skyq.cli.parser import Parser, muted
 from skyq.core.model import Request, Task
 from skyq.head.head import Head
 
@@ -50,7 +50,8 @@ def main(words: list[str]) -> int:
     found = parser().read(words)
     name = found.cluster or cluster.LOCAL
     entry, quoted = taskargs.entrypoint(found)
-    task = taskargs.read_task(found, entry, quoted, "launch") if entry else Task()
+    with muted(found.quiet):
+        task = taskargs.read_task(found, entry, quoted, "launch") if entry else Task()
     if found.no_setup:
         task = taskargs.without_setup(task)
     head = cluster.open_head(name)
@@ -65,17 +66,22 @@ def main(words: list[str]) -> int:
 
 def _run(head: Head, task: Task, name: str, found: argparse.Namespace) -> int:
     from skyq.cli.render import Style, useful_commands
-    from skyq.cli.submit import submit
+    from skyq.cli.submit import forecast, submit
 
+    if found.dryrun:
+        return forecast(head, task, name)
     style = Style.of(sys.stdout.isatty(), os.environ)
-    job_id = submit(head, task, name, found.yes)
-    if task.setup is not None:
-        print(style.finished("Setup detached."))
+    with muted(found.quiet):
+        job_id = submit(head, task, name, found)
+        if task.setup is not None:
+            print(style.finished("Setup detached."))
     code = 0
     if not found.detach:
         from skyq.cli.stream import follow
 
-        code = follow(head, job_id)
-    print(useful_commands(name, job_id, style))
+        code = follow(head, job_id, quiet=found.quiet)
+    elif found.quiet:
+        print(job_id)
+    if not found.quiet:
+        print(useful_commands(name, job_id, style))
     return code
-

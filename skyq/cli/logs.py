@@ -6,15 +6,17 @@ import argparse
 import os
 import shutil
 import sys
-from fnmatch import fnmatchcase
 
 from skyq.cli import cluster
+from skyq.cli.jobids import resolve
 from skyq.cli.parser import Parser
 from skyq.cli.render import Style
+from skyq.cli.submit import user
 from skyq.core import states
 from skyq.core.model import Job
 from skyq.head.head import Head
 
+_MEANS_NOTHING = "Invalid job ID %s. Job ID must be integers. No job of yours has that name."
 DEFAULT_TAIL = 1000  # lines shown first when following
 
 _EXAMPLES = """\
@@ -30,7 +32,7 @@ def parser() -> Parser:
     """Its flags."""
     found = Parser("logs", "[OPTIONS] CLUSTER [JOB_IDS]...", "Show what a job wrote.", _EXAMPLES)
     add = found.add_argument
-    add("words", nargs="*", metavar="CLUSTER [JOB_IDS]...", help="the latest job if none is named")
+    add("words", nargs="*", metavar="CLUSTER [JOB_IDS]...", help="ids, names or patterns; none: the latest")
     add("--follow", dest="follow", action="store_true", default=True, help="until the job ends (the default)")
     add("--no-follow", dest="follow", action="store_false", help="print what is there")
     add("--tail", type=int, metavar="N", help="the last N lines; 0: all")
@@ -58,11 +60,10 @@ def main(words: list[str]) -> int:
             "Cannot stream logs of multiple jobs (IDs: %s).\n"
             "Pass -s/--sync-down to download the logs instead." % ", ".join(ids)
         )
-    if ids and not (ids[0].isascii() and ids[0].isdigit()):
-        flags.error("Invalid job ID %s. Job ID must be integers." % ids[0])
     head = cluster.open_head(name)
     head.look()
-    job = head.job(int(ids[0])) if ids else head.latest()
+    resolved = resolve(head, ids, user(), lambda word: flags.error(_MEANS_NOTHING % word))
+    job = head.job(resolved[0]) if resolved else head.latest()
     if found.status:
         return _status(name, ids, job)
     return _show(head, name, ids, job, found)
@@ -124,14 +125,14 @@ def _longer_than(head: Head, job: Job, lines: int) -> bool:
     return count > lines
 
 
-def _fetch(name: str, patterns: list[str]) -> int:
+def _fetch(name: str, asked: list[str]) -> int:
     """Copy job folders to ~/sky_logs/CLUSTER, with the merged log as run.log."""
     head = cluster.open_head(name)
     latest = head.latest()
-    if patterns:
-        jobs = [j for j in head.jobs(None, False) if any(fnmatchcase(str(j.id), p) for p in patterns)]
-    else:
-        jobs = [latest] if latest else []
+    ids = resolve(head, asked, user(), lambda word: None)  # what means nothing is told below
+    jobs = [job for job in map(head.job, ids) if job is not None]
+    if not asked and latest is not None:
+        jobs = [latest]
     if not jobs:
         print("No matching log directories found")
         return 0

@@ -22,6 +22,7 @@ VERBS = {
     "status": ("status", "Show a cluster's nodes: devices in use and free, jobs"),
     "clean": ("clean", "Remove what ended jobs left on disk"),
     "why": ("why", "Tell why a job waits, or how it ended"),
+    "completion": ("completion", "Print what completes skyq's words in a shell"),
 }
 HIDDEN = {"_dispatcher": "internal", "_node": "internal"}
 ABORTED = 1
@@ -52,6 +53,7 @@ Exit codes: 0 success, 1 error, 2 wrong usage; of a job that is followed or aske
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code of the process."""
     words = list(sys.argv[1:] if argv is None else argv)
+    os.umask(0o077)  # whatever is made here is for this account only; a job gets its own umask
     try:
         return _run(words)
     except SkyqError as error:
@@ -73,12 +75,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
-        print(_HELP % "\n".join("  %-8s %s" % (verb, text) for verb, (_, text) in VERBS.items()), end="")
+        print(_HELP % "\n".join("  %-10s %s" % (verb, text) for verb, (_, text) in VERBS.items()), end="")
         return 0 if words else 2
     verb, rest = words[0], words[1:]
     if verb in ("-v", "--version"):
         print("skyq " + __version__)
         return 0
+    if verb == "_complete":
+        return int(import_module("skyq.cli.completion").complete(rest))
     if verb in HIDDEN:
         return int(import_module("skyq.cli." + HIDDEN[verb]).main(verb, rest))
     if verb not in VERBS:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from typing import NoReturn
 
 from skyq.core.errors import UsageError
@@ -49,13 +52,24 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 def confirm(question: str, default: bool) -> bool:
     """Ask on the terminal; no answer at all (no terminal, end of file) is no."""
-    print(question + (" [Y/n]: " if default else " [y/N]: "), end="", flush=True)
+    out = sys.__stdout__  # a question is asked even where the rest is muted
+    print(question + (" [Y/n]: " if default else " [y/N]: "), end="", flush=True, file=out)
     while True:
         answer = sys.stdin.readline()
         if not answer:
-            print()
+            print(file=out)
             return False
         word = answer.strip().lower()
         if word in ("y", "yes", "n", "no", ""):
             return default if not word else word.startswith("y")
-        print("Error: invalid input\n" + question + ": ", end="", flush=True)
+        print("Error: invalid input\n" + question + ": ", end="", flush=True, file=out)
+
+
+@contextmanager
+def muted(quiet: bool) -> Iterator[None]:
+    """Where `quiet`, what is printed for people goes nowhere; errors and questions still come."""
+    if not quiet:
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        yield

@@ -7,6 +7,7 @@ import sys
 import time
 from typing import BinaryIO
 
+from skyq.cli.parser import muted
 from skyq.cli.render import Style
 from skyq.core import states
 from skyq.core.logtext import Prefixer, Sanitiser, prefix, tail_offset
@@ -16,8 +17,11 @@ from skyq.head.head import Head
 CHUNK = 1024 * 1024  # bytes
 EAGER = 2.0  # seconds after the last news in which the files are looked at often
 QUICK, SLOW = 0.01, 0.1  # seconds between two looks
-PID_WAIT = 0.5  # seconds that a step's first text waits for the pid in its prefix: it comes with the next commit
+PID_WAIT = 0.5  # seconds that the first text waits for the pid in its prefix, which comes with a commit
 CARE = 2.0  # seconds between two looks whether the dispatcher, which may be killed, still works
+
+
+_STARTED = "Job started. Streaming logs... (Ctrl-C to exit log streaming; job will not be killed)"
 
 
 class View:
@@ -29,6 +33,8 @@ class View:
         self.out = out
         self.colour = colour
         self.screen = screen
+        self.bare = False
+        """Whether lines come without a prefix."""
         self.prefixer = Prefixer(redraw=screen)
         self.offsets: dict[str, int] = {}
         self.sanitisers: dict[str, Sanitiser] = {}
@@ -71,6 +77,8 @@ class View:
         return now - self.nameless.setdefault(step, now) < PID_WAIT
 
     def _prefix(self, step: str) -> bytes:
+        if self.bare:
+            return b""
         return prefix(self.job.name, step, self.job.pids.get(step), colour=self.colour)
 
     def _write(self, data: bytes) -> None:
@@ -80,24 +88,24 @@ class View:
         self.out.flush()
 
 
-def follow(head: Head, job_id: int, tail: int = 0) -> int:
-    """Stream until the job has ended; returns its exit code."""
-    style = Style.of(sys.stdout.isatty(), os.environ)
+def follow(head: Head, job_id: int, tail: int = 0, quiet: bool = False) -> int:
+    """Stream until the job has ended; returns its exit code. `quiet`: what it wrote and nothing else."""
+    screen = sys.stdout.isatty()
+    style = Style.of(screen, os.environ)
     job = head.job(job_id)
     assert job is not None
-    job = _wait_for_start(head, job, style)
-    view = View(head, job, _raw_stdout(), style.colour, sys.stdout.isatty())
-    if job.grants:
-        print(
-            style.last(
-                "Job started. Streaming logs... (Ctrl-C to exit log streaming; job will not be killed)"
-            ),
-            flush=True,
-        )
-        if tail > 0:
-            view.skip_to_tail(tail)
-        job = _stream(head, view)
-    print_end(job, style)
+    sys.stdout.flush()
+    out = sys.stdout.buffer
+    with muted(quiet):
+        job = _wait_for_start(head, job, style)
+        view = View(head, job, out, style.colour, screen)
+        view.bare = quiet
+        if job.grants:
+            print(style.last(_STARTED), flush=True)
+            if tail > 0:
+                view.skip_to_tail(tail)
+            job = _stream(head, view)
+        print_end(job, style)
     return states.EXIT_CODE[job.state]
 
 
@@ -149,7 +157,7 @@ def print_end(job: Job, style: Style) -> None:
         print(style.red("ERROR: Job %d failed with return code list: %s (%s)" % (job.id, codes, job.reason)))
     elif job.state == states.FAILED_SETUP:
         pid = job.pids.get("setup-0")
-        code = job.reason.rpartition("exit code ")[2].split(" ")[0]
+        code = job.reason.partition("exit code ")[2].split(" ")[0].rstrip(";")
         print(
             style.red(
                 "ERROR: Job %d's setup failed. Failed workers: (pid=%s, returncode=%s). "
@@ -189,6 +197,12 @@ def _tail(file: BinaryIO, lines: int) -> tuple[int, int]:
     return start, count + (last != b"\n")
 
 
-def _raw_stdout() -> BinaryIO:
-    sys.stdout.flush()
-    return sys.stdout.buffer
+def last_lines(path: str, lines: int) -> list[str]:
+    """The end of a log, for a person; [] where there is none. Lines are cut at 500 characters."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            start, _ = _tail(file, lines)
+            text = os.pread(file.fileno(), 64 * 1024, start)
+    except OSError:
+        return []
+    return [line[:500] for line in text.decode(errors="replace").splitlines()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from argparse import Namespace
 
 from skyq.cli import cluster
 from skyq.cli.render import Style
@@ -25,8 +26,8 @@ def user() -> str:
         return str(os.getuid())
 
 
-def submit(head: Head, task: Task, name: str, yes: bool = False) -> int:
-    """Submit, and say so; returns the job's id."""
+def submit(head: Head, task: Task, name: str, found: Namespace) -> int:
+    """Submit, and say so; returns the job's id. `found`: the flags, of which --yes and --quiet count here."""
     style = Style.of(sys.stdout.isatty(), os.environ)
     print("Submitting job to cluster: " + style.cyan(name))
     for warning in task.warnings:
@@ -35,13 +36,25 @@ def submit(head: Head, task: Task, name: str, yes: bool = False) -> int:
     head.check(task)
     sys.stdout.flush()
     uuid = os.urandom(16).hex()
-    if task.workdir is None and not task.file_mounts:
+    if task.workdir is None and task.git is None and not task.file_mounts:
         job_id = head.submit(task, user(), uuid)
     else:
-        job_id = _submit_with_files(head, task, uuid, yes)
-    _hint_at_devices(head, task)
+        job_id = _submit_with_files(head, task, uuid, found.yes)
+    if not found.quiet:
+        _hint_at_devices(head, task)
     print(style.started("Job submitted, ID: %s" % style.bold(str(job_id))))
     return job_id
+
+
+def forecast(head: Head, task: Task, name: str) -> int:
+    """For --dryrun: check all that can be checked, and tell where it would land; returns the exit code."""
+    for warning in task.warnings:
+        warn(warning)
+    cluster.check_claim(head)
+    head.check(task)
+    print("Dry run on cluster %s: nothing was submitted." % name)
+    print(head.forecast(task))
+    return 0
 
 
 def _submit_with_files(head: Head, task: Task, uuid: str, yes: bool) -> int:

@@ -13,7 +13,7 @@ from skyq.cli.taskargs import warn
 from skyq.client.files import Entry, Listing, list_files
 from skyq.core.errors import SkyqError, StoreError, TaskError
 from skyq.core.logtext import plain
-from skyq.core.model import Task
+from skyq.core.model import Git, Task
 from skyq.head import workdirs
 from skyq.head.head import Head
 
@@ -63,6 +63,9 @@ def prepare(head: Head, task: Task, uuid: str, yes: bool) -> workdirs.Copy:
     if task.workdir is not None:
         sources.append(("", _workdir(task.workdir)))
         print("  Syncing workdir (to %d node%s): %s -> ~/sky_workdir" % (*_nodes(head), plain(task.workdir)))
+    if task.git is not None:
+        where = task.git.url.rpartition("@")[2] + (" (%s)" % task.git.ref if task.git.ref else "")
+        print("  Syncing workdir (to %d node%s): %s -> ~/sky_workdir" % (*_nodes(head), plain(where)))
     inside = [target for target in task.file_mounts if not _is_outside(target)]
     sources += [(_below(target), _mount(task.file_mounts[target])) for target in inside]
     mounts = {
@@ -73,8 +76,12 @@ def prepare(head: Head, task: Task, uuid: str, yes: bool) -> workdirs.Copy:
     for target in mounts:
         workdirs.check_mount(head.where, target)
     _check_size(head, [*(listing for _, listing in sources), *mounts.values()], yes)
-    copy = _copy(head, uuid, sources, mounts)
-    print(style.finished("Synced workdir." if task.workdir is not None else "Synced file_mounts."))
+    copy = _copy(head, uuid, task.git, sources, mounts)
+    print(
+        style.finished(
+            "Synced file_mounts." if task.workdir is None and task.git is None else "Synced workdir."
+        )
+    )
     return copy
 
 
@@ -102,13 +109,15 @@ def _listed(path: str) -> Listing:
 
 
 def _copy(
-    head: Head, uuid: str, sources: list[tuple[str, Listing]], mounts: dict[str, Listing]
+    head: Head, uuid: str, git: Git | None, sources: list[tuple[str, Listing]], mounts: dict[str, Listing]
 ) -> workdirs.Copy:
     base = workdirs.adopt(head.where)
     listings = [*(listing for _, listing in sources), *mounts.values()]
     progress = Progress(sum(listing.size for listing in listings))
     try:
         with workdirs.Copy(head.where, uuid) as copy:
+            if git is not None:
+                copy.fetch(git.url, git.ref)
             for below, listing in sources:
                 copy.fill((listing.root, listing.entries), below, progress)
             copy.keep(base)

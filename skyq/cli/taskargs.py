@@ -50,7 +50,11 @@ def add_task_flags(parser: Parser) -> None:
     add("--secret", action="append", default=[], metavar="K=V", help="like --env, its value shown nowhere")
     add("--secret-file", metavar="FILE", help="secrets from a dotenv file")
     add("--workdir", metavar="DIR", help="the folder to run in, copied for the job")
+    add("--git-url", metavar="URL", help="instead: a repository to fetch")
+    add("--git-ref", metavar="REF", help="its branch, tag or commit")
     add("--priority", type=int, metavar="N", help="-1000 to 1000; higher starts first")
+    add("--dryrun", action="store_true", help="only tell where it would start now, or why it would wait")
+    add("-q", "--quiet", action="store_true", help="print only what the job prints; with -d only its id")
     for flag, arguments in _NOT_HERE.items():
         if arguments:
             add(flag, action=_Ignored, help=argparse.SUPPRESS)
@@ -150,6 +154,8 @@ def _overrides(found: argparse.Namespace) -> Overrides:
         envs={**env_file, **_pairs(found.env, "env")},
         secrets={**_dotenv(found.secret_file), **_pairs(found.secret, "secret")},
         workdir=found.workdir,
+        git_url=found.git_url,
+        git_ref=found.git_ref,
         env_file=env_file,
     )
 

@@ -7,12 +7,17 @@ import sys
 import time
 
 from skyq.cli import cluster
+from skyq.cli.jobids import resolve
 from skyq.cli.parser import Parser
 from skyq.cli.render import Style, shown_state
+from skyq.cli.submit import user
 from skyq.core import states
+from skyq.core.logtext import plain
 from skyq.core.model import UNIT, Grant, Job
 from skyq.core.words import ago
 from skyq.head.head import Head
+
+LAST_LINES = 5  # of the log of a job that failed
 
 _EXAMPLES = """\
   skyq why local 4
@@ -23,7 +28,7 @@ _EXAMPLES = """\
 def parser() -> Parser:
     """Its flags."""
     found = Parser("why", "[CLUSTER] JOB", "Tell why a job waits, where it runs, or how it ended.", _EXAMPLES)
-    found.add_argument("words", nargs="*", metavar="[CLUSTER] JOB", help="a job id")
+    found.add_argument("words", nargs="*", metavar="[CLUSTER] JOB", help="a job's id or name")
     return found
 
 
@@ -34,11 +39,17 @@ def main(words: list[str]) -> int:
     if len(given) not in (1, 2):
         flags.error("Missing argument 'JOB'." if not given else "Got unexpected extra arguments.")
     name, word = given if len(given) == 2 else (cluster.LOCAL, given[0])
-    if not word.isascii() or not word.isdigit():
-        flags.error("Invalid job ID %s. Job ID must be integers." % word)
     head = cluster.open_head(name)
     head.look()
-    job = head.job(int(word))
+    ids = resolve(
+        head,
+        [word],
+        user(),
+        lambda _: flags.error(
+            "Invalid job ID %s. Job ID must be integers. No job of yours has that name." % word
+        ),
+    )
+    job = head.job(ids[0])
     if job is None:
         print("Job %s not found (see `skyq queue %s -u`)." % (word, name), file=sys.stderr)
         return states.EXIT_NOT_FOUND
@@ -62,10 +73,22 @@ def _lines(head: Head, job: Job, style: Style) -> list[str]:
     lines += [style.branch("%s: %s" % (grant.node, _grant(grant))) for grant in job.grants]
     if job.state in states.FINAL:
         lines.append(style.branch("ended: " + job.reason))
+        lines += [style.branch("    " + text) for text in _last_words(head, job)]
     elif job.cancel_requested_at is not None:
         lines.append(style.branch("ending: %s; its processes still live" % job.reason))
     lines.append(style.last("logs: " + head.log_folder(job)))
     return lines
+
+
+def _last_words(head: Head, job: Job) -> list[str]:
+    """The end of what the failed step wrote."""
+    from skyq.cli.stream import last_lines
+
+    if job.state not in (states.FAILED, states.FAILED_SETUP):
+        return []
+    logs = list(head.step_logs(job).items())
+    failed = [path for step, path in logs if step.startswith("setup") == (job.state == states.FAILED_SETUP)]
+    return [plain(line) for line in last_lines(failed[-1], LAST_LINES)] if failed else []
 
 
 def _grant(grant: Grant) -> str:

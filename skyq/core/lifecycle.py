@@ -30,7 +30,7 @@ class Phase(NamedTuple):
     stopped: bool = False
     """Whether it ended because skyq told it to."""
     why: str = ""
-    """Why the code is UNKNOWN."""
+    """Why the code is UNKNOWN; else the cause that the code doesn't tell, if the node knows one."""
     unstarted: bool = False
     """Whether the node could not start it: another try may do."""
 
@@ -86,7 +86,8 @@ def _ending(course: Course, steps: List[str], phases: Mapping[str, Phase], faile
     if failed and not (course.cancel and (phases[failed].stopped or phases[failed].unstarted)):
         state, reason = _failure(failed, phases[failed], len(course.runs))
         return _closing(steps, phases, state, reason, course)
-    if failed is None and course.state == states.RUNNING:
+    by_itself = not any(phases[step].stopped for step in steps)  # at the word it may well exit with 0
+    if failed is None and by_itself and course.state == states.RUNNING:
         return _closing(steps, phases, states.SUCCEEDED, "finished", course)
     return _closing(steps, phases, states.CANCELLED, course.cancel, course)
 
@@ -107,7 +108,7 @@ def _failure(step: str, phase: Phase, ranks: int) -> Tuple[str, str]:
         return states.PENDING, phase.why
     if phase.code == UNKNOWN:
         return states.FAILED_DRIVER, phase.why or "exit status unknown"
-    words = code_words(phase.code)
+    words = code_words(phase.code) + ("; " + phase.why if phase.why else "")
     if kind == "setup":
         return states.FAILED_SETUP, "setup failed: " + words
     where = "rank %s: " % number if ranks > 1 else ""
@@ -117,7 +118,7 @@ def _failure(step: str, phase: Phase, ranks: int) -> Tuple[str, str]:
 def code_words(code: int) -> str:
     """An exit code in words, with what most likely is behind it."""
     if code == SIGKILLED:
-        return "exit code 137 (killed by SIGKILL; out of memory, if nobody killed it)"
+        return "exit code 137 (killed by SIGKILL: often out of memory)"
     if code == SEGFAULT:
         return "exit code 139 (likely due to Segmentation Fault)"
     if code == 127:
@@ -138,10 +139,10 @@ def _unasked(steps: Sequence[str], phases: Mapping[str, Phase]) -> Tuple[str, ..
 
 
 def _first_bad(steps: Sequence[str], phases: Mapping[str, Phase]) -> Optional[str]:
-    """The step to blame: an own failure before one that skyq stopped, in step order."""
-    bad: Dict[bool, str] = {}
+    """The step to blame: an own failure, else one that couldn't start, else one that skyq stopped."""
+    bad: Dict[Tuple[bool, bool], str] = {}
     for step in steps:
         phase = phases.get(step)
         if phase and phase.at >= EXITED and phase.code != 0:
-            bad.setdefault(phase.stopped, step)
-    return bad.get(False, bad.get(True))
+            bad.setdefault((phase.stopped, phase.unstarted), step)
+    return bad[min(bad)] if bad else None

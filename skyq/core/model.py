@@ -37,6 +37,14 @@ class Request(NamedTuple):
     """MB consumed per node; 0: not counted."""
 
 
+class Git(NamedTuple):
+    """A workdir that is fetched."""
+
+    url: str
+    ref: str = ""
+    """Branch, tag or commit; empty: the remote's HEAD."""
+
+
 class Task(NamedTuple):
     """The checked spec of a job: a task file with the command line's overrides applied."""
 
@@ -48,6 +56,8 @@ class Task(NamedTuple):
     setup: Optional[str] = None
     run: Optional[str] = None
     workdir: Optional[str] = None
+    git: Optional[Git] = None
+    """Instead of workdir."""
     envs: Dict[str, str] = {}
     secrets: Dict[str, str] = {}
     """Exported like envs; shown nowhere."""

@@ -21,9 +21,19 @@ class Home(NamedTuple):
         """Unpacked code, one folder per content hash."""
         return os.path.join(self.root, "app")
 
+    @property
+    def launcher(self) -> str:
+        """What cron starts, whichever version is in use."""
+        return os.path.join(self.root, "bin", "skyq")
+
+    @property
+    def clusters(self) -> str:
+        """One folder per cluster that this machine is the head of."""
+        return os.path.join(self.root, "clusters")
+
     def cluster(self, name: str) -> ClusterDir:
         """The state of a cluster that this machine is the head of."""
-        return ClusterDir(os.path.join(self.root, "clusters", name))
+        return ClusterDir(os.path.join(self.clusters, name))
 
 
 class ClusterDir(NamedTuple):
@@ -50,6 +60,11 @@ class ClusterDir(NamedTuple):
     def dispatcher_log(self) -> str:
         """What the dispatcher and the node agents said."""
         return os.path.join(self.root, "dispatcher.log")
+
+    @property
+    def ticked(self) -> str:
+        """Touched by each `skyq tick`: its time tells when cron was last seen at work."""
+        return os.path.join(self.root, "ticked")
 
     @property
     def secrets(self) -> str:

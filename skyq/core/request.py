@@ -10,7 +10,7 @@ import re
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from skyq.core.errors import TaskError
-from skyq.core.model import DEFAULT_CPUS, UNIT, Request, Task, without_secrets
+from skyq.core.model import DEFAULT_CPUS, UNIT, Git, Request, Task, without_secrets
 
 COMMAND_NAME = "sky-cmd"
 """The name of a task that is a bare command (SkyPilot's)."""
@@ -52,6 +52,8 @@ class Overrides(NamedTuple):
     envs: Dict[str, str] = {}
     secrets: Dict[str, str] = {}
     workdir: Optional[str] = None
+    git_url: Optional[str] = None
+    git_ref: Optional[str] = None
     env_file: Dict[str, str] = {}
     """What of `envs` an --env-file said: a secret that the task file leaves open may be there too."""
 
@@ -217,7 +219,9 @@ def apply(task: Task, overrides: Overrides) -> Task:
     if overrides.priority is not None:
         changes["priority"] = check_priority(overrides.priority)
     if overrides.workdir is not None:
-        changes["workdir"] = check_text("The workdir", overrides.workdir)
+        changes.update(workdir=check_text("The workdir", overrides.workdir), git=None)
+    if overrides.git_url is not None or overrides.git_ref is not None:
+        changes.update(workdir=None, git=_git(task, overrides))
     if overrides.cpus is not None:
         changes["cpus_shown"] = parse_cpus(overrides.cpus)[1]
     secrets = changes["secrets"] = {**task.secrets, **overrides.secrets}
@@ -226,6 +230,28 @@ def apply(task: Task, overrides: Overrides) -> Task:
     changes["envs"] = {key: value for key, value in envs.items() if key not in secrets}
     check_envs(changes["envs"], changes["secrets"])
     return task._replace(alternatives=_overridden(task.alternatives, overrides), **changes)
+
+
+def _git(task: Task, overrides: Overrides) -> Git:
+    if overrides.workdir is not None:
+        raise TaskError("Cannot specify both --workdir and --git-url/--git-ref. Give one of them.")
+    before = task.git or Git("")
+    git = Git(
+        before.url if overrides.git_url is None else overrides.git_url,
+        before.ref if overrides.git_ref is None else overrides.git_ref,
+    )
+    if not git.url:
+        raise TaskError("--git-ref needs a repository: give --git-url too.")
+    return check_git(git)
+
+
+def check_git(git: Git) -> Git:
+    """Refuse what git would take for an option, or a helper of its own for a program to run."""
+    for what, value in (("The git url", git.url), ("The git ref", git.ref)):
+        check_text(what, value)
+        if value.startswith("-") or "::" in value or not value.isprintable():
+            raise TaskError("%s can't be used: %s. Give a plain one." % (what, show(value)))
+    return git
 
 
 def _overridden(alternatives: Tuple[Request, ...], overrides: Overrides) -> Tuple[Request, ...]:

@@ -17,7 +17,7 @@ from pydantic_core import SchemaValidator, ValidationError
 from pydantic_core import core_schema as shape
 
 from skyq.core.errors import TaskError, UsageError
-from skyq.core.model import DEFAULT_CPUS, Request, Task
+from skyq.core.model import DEFAULT_CPUS, Git, Request, Task
 from skyq.core.request import (
     MAX_ALTERNATIVES,
     NO_OVERRIDES,
@@ -26,6 +26,7 @@ from skyq.core.request import (
     Overrides,
     apply,
     check_envs,
+    check_git,
     check_name,
     check_num_nodes,
     parse_accelerators,
@@ -157,6 +158,7 @@ class _Spec:
             setup=_script(fields.get("setup")),
             run=_script(fields.get("run")),
             workdir=self.workdir(fields.get("workdir"), known),
+            git=self.git(fields.get("workdir"), known),
             envs=envs,
             secrets=secrets,
             file_mounts=self.file_mounts(fields.get("file_mounts", {}), known),
@@ -316,11 +318,19 @@ class _Spec:
         yield from dict.fromkeys(self.notes)
 
     def workdir(self, value: object, known: Mapping[str, str]) -> str | None:
-        if isinstance(value, dict):
-            self.fail("A git workdir is not supported yet. Clone it and give its path.", ("workdir",))
-        if value is not None and not isinstance(value, str):
+        if value is None or isinstance(value, dict):
+            return None
+        if not isinstance(value, str):
             self.wrong(("workdir",), value, "not of type 'string'")
-        return None if value is None else _expanded(value, known)
+        return _expanded(value, known)
+
+    def git(self, value: object, known: Mapping[str, str]) -> Git | None:
+        if not isinstance(value, dict):
+            return None
+        if set(value) - {"url", "ref"} or not value.get("url"):
+            self.fail("A git workdir has `url`, and `ref` if you like; nothing else.", ("workdir",))
+        texts = [self.document.written(("workdir", key), value.get(key) or "") for key in ("url", "ref")]
+        return check_git(Git(*(_expanded(str(text), known) for text in texts)))
 
     def file_mounts(self, mounts: dict[str, object], known: Mapping[str, str]) -> dict[str, str]:
         """Remote path → local path."""

@@ -53,7 +53,7 @@ class Board:
         self.jobs[job.id] = job
         self._ids[job.uuid] = job.id
         if job.state in states.WAITING:
-            self.phases.pop(job.id, None)
+            self._forget_steps(job)
             if job.cancel_requested_at is None:
                 self.waiting[job.id] = Waiting(job.id, job.num_nodes, job.alternatives, job.priority)
             return
@@ -64,9 +64,15 @@ class Board:
         self.dirty.add(job.id)
 
     def _forget(self, job: Job) -> None:
-        for table in (self.jobs, self.phases, self.pids, self.specs):
+        for table in (self.jobs, self.specs):
             table.pop(job.id, None)
         self._ids.pop(job.uuid, None)
+        self._forget_steps(job)
+
+    def _forget_steps(self, job: Job) -> None:
+        """What the nodes told of an attempt that is over."""
+        self.phases.pop(job.id, None)
+        self.pids.pop(job.id, None)
         self.over.discard(job.id)
         self.dirty.discard(job.id)
         self.stopping = {entry for entry in self.stopping if entry[0] != job.id}

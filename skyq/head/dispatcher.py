@@ -80,6 +80,8 @@ class Dispatcher:
     def serve(self) -> None:
         """observe → settle → plan → record → act, on every event, until there is no work."""
         self._read_nodes()
+        with self.store.transaction():
+            specs.sweep_secrets(self.where, self.store)
         try:
             while True:
                 now = time.monotonic()
@@ -157,7 +159,7 @@ class Dispatcher:
             if link.losses:
                 link.losses = 0
                 self.board.ask_again(link.node.name)
-                print(link.trouble, file=sys.stderr, flush=True)
+                _note(link.trouble)
         return next_at
 
     def _read_nodes(self) -> None:
@@ -179,7 +181,7 @@ class Dispatcher:
         try:
             acts = tick(self.store, self.board, self._usable(now))
         except SkyqError as error:
-            print(error, file=sys.stderr, flush=True)
+            _note(str(error))
             self._start_over()
             self.tick_at = self.idle_since = now + STORE_PAUSE  # what it didn't read may be work
             return
@@ -223,9 +225,12 @@ class Dispatcher:
         try:
             spec = specs.step_spec(cluster, job, step, self.board.specs[job.id])
         except (SkyqError, OSError) as error:
-            self.board.phases[job.id][step] = Phase(GONE, UNKNOWN, why=str(error), unstarted=True)
+            # What the disk does not allow now may work later. Secrets that can't be read never will.
+            later = isinstance(error, OSError)
+            self.board.phases[job.id][step] = Phase(GONE, UNKNOWN, why=str(error), unstarted=later)
             self.board.dirty.add(job.id)
-            self._pause(self.board.node_of(job, step), str(error))
+            if later:
+                self._pause(self.board.node_of(job, step), str(error))
             return
         if self._say(job, step, {"do": "start", "spec": spec}):
             self.board.phases[job.id][step] = Phase()
@@ -239,6 +244,14 @@ class Dispatcher:
 
     def _links_of(self, job: Job) -> List[Link]:
         return [self.links[name] for name in sorted({grant.node for grant in job.grants})]
+
+
+def _note(text: str) -> None:
+    """Into dispatcher.log, if there is room on the disk."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        pass
 
 
 def _listen(where: ClusterDir) -> socket.socket:

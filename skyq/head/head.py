@@ -11,12 +11,12 @@ from typing import Dict, List, Optional, Sequence
 
 from skyq.core import schedule, states
 from skyq.core.accelerators import resources_text
-from skyq.core.errors import Misfit, StoreError
-from skyq.core.model import Holding, Job, Node, Snapshot, Task, Waiting
+from skyq.core.errors import Misfit
+from skyq.core.model import Grant, Holding, Job, Node, Snapshot, Task, Waiting
 from skyq.core.paths import ClusterDir, step_log
 from skyq.core.rankenv import task_id
 from skyq.head import specs, wake, workdirs
-from skyq.store.place import make_private
+from skyq.store.place import make_private, private_folders
 from skyq.store.store import NewJob, Store
 
 
@@ -40,13 +40,7 @@ class Head:
         nothing of it is left.
         """
         self.check(task)
-        if task.secrets:
-            specs.save_secrets(self.where, uuid, task.secrets)
-        try:
-            job_id = self._store(task, user, uuid, copy or workdirs.linked())
-        except StoreError:
-            specs.drop_secrets(self.where, uuid)
-            raise
+        job_id = self._store(task, user, uuid, copy or workdirs.linked())
         if copy:
             workdirs.make_current(copy)
         self.wake()
@@ -57,6 +51,18 @@ class Head:
         why = schedule.misfit(self.store.nodes(), task.num_nodes, task.alternatives, self.cluster)
         if why:
             raise Misfit(why)
+
+    def forecast(self, task: Task) -> str:
+        """Where the task would start now, or what it would wait for. Nothing is submitted."""
+        newest = self.store.latest()
+        waiting = Waiting(newest.id + 1 if newest else 1, task.num_nodes, task.alternatives, task.priority)
+        snapshot = self._snapshot()
+        snapshot = snapshot._replace(waiting=(*snapshot.waiting, waiting))
+        plan = schedule.plan(snapshot, 0.0)
+        for start in plan.starts:
+            if start.job == waiting.id:
+                return "It would start now, on " + "; ".join(map(_grant_text, start.grants)) + "."
+        return "It would wait: %s." % plan.reason(waiting)
 
     def _store(self, task: Task, user: str, uuid: str, cwd: str) -> int:
         now = time.time()
@@ -72,12 +78,12 @@ class Head:
             cpus_shown=task.cpus_shown,
             spec=specs.stored(task, cwd),
         )
-        with self.store.transaction():
+        with self.store.transaction(), specs.saved_secrets(self.where, uuid, task.secrets):
             job_id = self.store.submit(new)
             stamp = time.strftime("%Y-%m-%d-%H-%M-%S", time.localtime(now)) + "-%06d" % (now % 1 * 1e6)
             self.store.note(job_id, task_id=task_id(stamp, self.cluster, job_id))
         try:
-            os.makedirs(self.where.job_logs(job_id, task.name or ""), mode=0o700, exist_ok=True)
+            private_folders(self.where.job_logs(job_id, task.name or ""))
         except OSError:
             pass  # the job is in the queue; the dispatcher makes the folder before it starts it
         return job_id
@@ -118,8 +124,12 @@ class Head:
         waiting = [job for job in jobs if job.state in states.WAITING]
         if not waiting:
             return {}
+        found = schedule.explain(self._snapshot(), 0.0)
+        return {job.id: job.reason or found.get(job.id, "") for job in waiting}
+
+    def _snapshot(self) -> Snapshot:
         everybody = self.store.jobs(unfinished=True)
-        snapshot = Snapshot(
+        return Snapshot(
             tuple(self.store.nodes()),
             tuple(Holding(j.id, j.grants) for j in everybody if j.state in states.ACTIVE),
             tuple(
@@ -128,8 +138,6 @@ class Head:
                 if j.state in states.WAITING
             ),
         )
-        found = schedule.explain(snapshot, 0.0)
-        return {job.id: job.reason or found.get(job.id, "") for job in waiting}
 
     def resources(self, job: Job) -> str:
         """The RESOURCES cell: what it took, or all that it would take."""
@@ -169,3 +177,10 @@ class Head:
         if concerned:
             self.look()
         return concerned
+
+
+def _grant_text(grant: Grant) -> str:
+    devices = ", ".join(str(index) for index, _ in grant.devices)
+    if not devices:
+        return grant.node + " (no device)"
+    return "%s (device%s %s)" % (grant.node, "s" if len(grant.devices) > 1 else "", devices)

@@ -87,6 +87,7 @@ class Link:
             self._channel.close()
             self.losses += 1
         self._channel = None
+        self._outbox.clear()
         self.trouble = "%s: %s" % (self.node.name, why)
 
     def close(self, release: bool) -> None:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Dict, List, NamedTuple
+from contextlib import contextmanager
+from typing import Dict, Iterator, List, NamedTuple
 
-from skyq.core import rankenv
+from skyq.core import rankenv, states
 from skyq.core.errors import StoreError
 from skyq.core.model import Job, Node, Task
 from skyq.core.paths import ClusterDir, step_log
 from skyq.core.protocol import Message
+from skyq.store.store import Store
 
 GRACE = 30.0  # seconds between TERM and KILL at a cancel; SkyPilot's
 
@@ -33,8 +35,19 @@ def stored(task: Task, cwd: str = "") -> str:
     )
 
 
-def save_secrets(where: ClusterDir, uuid: str, secrets: Dict[str, str]) -> None:
-    """Before the job is submitted: durable, for this account only."""
+@contextmanager
+def saved_secrets(where: ClusterDir, uuid: str, secrets: Dict[str, str]) -> Iterator[None]:
+    """Around a submit, within its transaction: they are on disk, for this account only, before the job is."""
+    try:
+        if secrets:
+            _save(where, uuid, secrets)
+        yield
+    except BaseException:
+        drop_secrets(where, uuid)
+        raise
+
+
+def _save(where: ClusterDir, uuid: str, secrets: Dict[str, str]) -> None:
     os.makedirs(where.secrets, mode=0o700, exist_ok=True)
     fd = os.open(where.secret_file(uuid), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     with open(fd, "w", encoding="utf-8") as file:
@@ -49,6 +62,18 @@ def drop_secrets(where: ClusterDir, uuid: str) -> None:
         os.unlink(where.secret_file(uuid))
     except FileNotFoundError:
         pass
+
+
+def sweep_secrets(where: ClusterDir, store: Store) -> None:
+    """Drop what was left when a submit was killed before its commit, or a dispatcher after a job's end.
+
+    Within a transaction: then no submit is between its secrets and its commit.
+    """
+    for name in os.listdir(where.secrets) if os.path.isdir(where.secrets) else []:
+        uuid = name.partition(".")[0]
+        job = store.job_of(uuid)
+        if job is None or job.state in states.FINAL:
+            drop_secrets(where, uuid)
 
 
 def _secrets(where: ClusterDir, uuid: str) -> Dict[str, str]:

@@ -7,7 +7,7 @@ committed. Only then the nodes are told, and to tell them twice does no harm.
 from __future__ import annotations
 
 import time
-from typing import List, Tuple
+from typing import Any, Dict, List, Tuple
 
 from skyq.core import schedule, states
 from skyq.core.lifecycle import Verdict
@@ -46,9 +46,7 @@ def _settle(store: Store, board: Board, acts: Acts) -> None:
         if verdict.state == states.RUNNING:
             _move(store, board, job, states.RUNNING, started_at=time.time(), reason="")
         elif verdict.state == states.PENDING:
-            _move(
-                store, board, job, states.PENDING, attempt=job.attempt + 1, reason=verdict.reason, grants=()
-            )
+            _requeue(store, board, job, verdict.reason)
         elif verdict.state is not None:
             _finish(store, board, job, verdict)
             acts.ended.append(job.uuid)
@@ -57,6 +55,11 @@ def _settle(store: Store, board: Board, acts: Acts) -> None:
         if verdict.over and job.id not in board.over:
             acts.over.append(job.id)
     board.dirty.clear()
+
+
+def _requeue(store: Store, board: Board, job: Job, why: str) -> None:
+    unstarted: Dict[str, Any] = {"alternative": None, "grants": (), "started_at": None, "pids": {}}
+    _move(store, board, job, states.PENDING, reason=why, attempt=job.attempt + 1, **unstarted)
 
 
 def _finish(store: Store, board: Board, job: Job, verdict: Verdict) -> None:

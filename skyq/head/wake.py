@@ -16,6 +16,7 @@ from skyq.core.paths import ClusterDir
 
 ANSWER = 2.0  # seconds that a dispatcher may take to answer
 LOG_LIMIT = 1024 * 1024  # bytes of dispatcher.log that are kept when the next dispatcher starts, twice
+_KEPT = ("HOME", "SKYQ_HOME", "SKYQ_STATE_DIR", "SKYQ_CLAIM_DIR", "SKYQ_DEBUG")
 
 
 @contextmanager
@@ -73,6 +74,6 @@ def _become(where: ClusterDir, argv: list[str]) -> None:
 
 
 def _environment() -> Dict[str, str]:
-    """What doesn't depend on who came first: a dispatcher serves everybody's jobs."""
-    kept = {name: value for name, value in os.environ.items() if name.startswith("SKYQ_") or name == "HOME"}
+    """What doesn't depend on who came first, which may be a job: a dispatcher serves everybody's jobs."""
+    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
     return {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONUTF8": "1", **kept}

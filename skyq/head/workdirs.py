@@ -101,6 +101,24 @@ class Copy:
             os.chmod(into, stat.S_IMODE(item.mode) | stat.S_IRWXU)
             os.utime(into, ns=(item.mtime_ns, item.mtime_ns))
 
+    def fetch(self, url: str, ref: str) -> None:
+        """Fill it from a git repository, and from nowhere else. Raises TaskError with what git said."""
+        _git(["init", "-q", self.part])
+        _git(["-C", self.part, "remote", "add", "origin", url])
+        wanted = ref or "HEAD"
+        try:
+            _git(["-C", self.part, "fetch", "-q", "--depth", "1", "origin", wanted])
+        except TaskError:
+            # Some servers give single commits by name only to who has the branches.
+            _git(["-C", self.part, "fetch", "-q", "--tags", "origin", "+refs/heads/*:refs/remotes/origin/*"])
+            try:
+                _git(["-C", self.part, "checkout", "-q", "--detach", wanted, "--"])
+            except TaskError:
+                raise TaskError("The repository has no branch, tag or commit '%s'." % wanted) from None
+        else:
+            _git(["-C", self.part, "checkout", "-q", "--detach", "FETCH_HEAD"])
+        self.sent |= _tree(self.part)
+
     def _make_way(self, folder: str) -> None:
         """A real folder of the copy, never one that a link leads out to."""
         if os.path.realpath(folder) != os.path.realpath(self.part) + folder[len(self.part) :]:
@@ -131,6 +149,20 @@ class Copy:
         """The job was not submitted after all."""
         shutil.rmtree(self.path, ignore_errors=True)
         _unlink(manifest(self.path))
+
+
+def _git(words: List[str]) -> None:
+    import subprocess
+
+    try:
+        done = subprocess.run(
+            ["git", *words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+    except FileNotFoundError:
+        raise TaskError("A git workdir needs git, which isn't there. Install it, or give a folder.") from None
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        raise TaskError("The git workdir can't be fetched: %s" % (said[-1] if said else "git failed"))
 
 
 def copy_one(source: str, into: str, item: Item, progress: Callable[[int], None]) -> None:

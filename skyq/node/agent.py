@@ -67,7 +67,7 @@ class Agent:
             "over": self.over,
             "claim": self.claim,
             "release": self.release,
-            "ping": lambda message: self.say({"is": "pong"}),
+            "ping": self.ping,
         }
 
     def serve(self) -> None:
@@ -163,6 +163,12 @@ class Agent:
     def release(self, message: Message) -> None:
         """Give this machine back."""
         claim.release(self.shared, message["id"])
+
+    def ping(self, message: Message) -> None:
+        """Tell that this end lives."""
+        if self.shims >= 0:
+            claim.keep(self.shared)
+        self.say({"is": "pong"})
 
     # What becomes of a step.
 
@@ -262,13 +268,15 @@ class Agent:
                 self.waiting[step.key] = step
                 return
         elif end.code == protocol.UNKNOWN:
-            end = end._replace(why="node rebooted" if started else "exit status unknown: its record is damaged")
+            why = "node rebooted" if started else "exit status unknown: its record is damaged"
+            end = end._replace(why=why)
         self.gone(step, end)
 
     def leftovers(self, step: _Step, started: Started) -> List[proc.Stat]:
         """What a dead shim left: orphans come to this agent, or are known by what they carry."""
         shims = {other.child for other in self.steps.values() if other.child}
-        orphans = [s.pid for s in proc.all_stats() if s.parent == os.getpid() and s.pid not in shims]
+        children = [s.pid for s in proc.all_stats() if s.parent == os.getpid()]
+        orphans = [pid for pid in children if pid not in shims and not proc.is_skyq(pid)]
         cookie = b"SKYQ_STEP_ID=" + os.path.basename(step.run.root).encode()
         found = proc.strays(cookie, started.log, *started.main)
         below = proc.descendants([*orphans, *(s.pid for s in found)])

@@ -17,6 +17,9 @@ from typing import Any, Dict, Optional
 from skyq.core.errors import HostClaimed
 from skyq.core.paths import ClaimDir
 
+# Other accounts may put anything there: a link, or a pipe that would let us wait for a writer.
+_CAREFUL = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
 Claim = Dict[str, Any]
 """cluster, id (of the cluster's state directory), head, state_dir, boot, since; owner from the file."""
 
@@ -24,14 +27,15 @@ Claim = Dict[str, Any]
 def read(where: ClaimDir) -> Optional[Claim]:
     """The claim on this machine, its owner as the file system says; None when it is free."""
     try:
-        with open(where.claim, encoding="utf-8", errors="replace") as file:
-            owner = os.fstat(file.fileno()).st_uid
-            text = file.read(4096)
+        fd = os.open(where.claim, os.O_RDONLY | _CAREFUL)
     except FileNotFoundError:
         return None
+    with open(fd, encoding="utf-8", errors="replace") as file:
+        owner = os.fstat(fd).st_uid
+        text = file.read(4096)
     try:
         claim = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         claim = {}
     if not isinstance(claim, dict):
         claim = {}
@@ -61,13 +65,32 @@ def take(where: ClaimDir, claim: Claim) -> None:
         raise HostClaimed(why)
     found = read(where)
     if found is not None and found["id"] == claim["id"]:
-        os.utime(where.claim)  # the age by which temporary files are cleaned up
+        keep(where)
         return
-    if _shims_live(where):
-        raise HostClaimed("Processes of this machine's former queue still run; its devices aren't free yet.")
-    if found is not None:
-        os.unlink(where.claim)
-    _create(where, claim)
+    shims = _open_shims(where)
+    try:
+        fcntl.flock(shims, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of several claimers, one at a time
+        why = refusal(where, claim["id"])
+        if why:
+            raise HostClaimed(why)
+        if read(where) is not None:
+            os.unlink(where.claim)
+        _create(where, claim)
+    except BlockingIOError:
+        raise HostClaimed(
+            "Processes of this machine's former queue still run; its devices aren't free yet."
+        ) from None
+    finally:
+        os.close(shims)
+
+
+def keep(where: ClaimDir) -> None:
+    """Keep the claim's files young: temporary files are cleaned up by their age, 30 days here and there."""
+    for path in (where.claim, where.shims):
+        try:
+            os.utime(path)
+        except OSError:
+            pass  # another account made it
 
 
 def release(where: ClaimDir, cluster_id: str) -> None:
@@ -84,29 +107,20 @@ def hold_shims_lock(where: ClaimDir) -> int:
     return fd
 
 
-def _shims_live(where: ClaimDir) -> bool:
-    fd = _open_shims(where)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
-
-
 def _open_shims(where: ClaimDir) -> int:
+    """Only read access is needed to lock it, so another account's file serves as well as an own one."""
     try:
-        return os.open(where.shims, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        return os.open(where.shims, os.O_RDONLY | _CAREFUL)
     except FileNotFoundError:
-        # Only read access is needed to lock it, so another account's file serves as well as an own one.
-        return os.open(where.shims, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        fd = os.open(where.shims, os.O_RDONLY | os.O_CREAT | _CAREFUL, 0o644)
+        os.fchmod(fd, 0o644)  # whatever the umask is
+        return fd
 
 
 def _create(where: ClaimDir, claim: Claim) -> None:
     """Whole or not at all, and never over another's: written aside, then linked to its name."""
-    aside = "%s.%d" % (where.claim, os.getpid())
-    fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    aside = "%s.%s" % (where.claim, os.urandom(4).hex())
+    fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _CAREFUL, 0o644)
     try:
         os.fchmod(fd, 0o644)
         os.write(fd, json.dumps({**claim, "since": time.time()}).encode())

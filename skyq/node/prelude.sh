@@ -6,21 +6,29 @@
 # If it ends the shell all the same, the trap starts over without it; an `exec zsh` in it does nothing.
 if [ -z "$SKYQ_SKIP_RC" ] && [ -r "$HOME/.bashrc" ]; then
     IFS= read -r -d '' __skyq_rc <"$HOME/.bashrc"
-    trap 'export SKYQ_SKIP_RC=1; builtin exec "$BASH" --noprofile --norc "$0" "$@" >&7 2>&8' EXIT
+    __skyq_cwd=$PWD
+    trap '
+        builtin cd "$__skyq_cwd"
+        export SKYQ_SKIP_RC=1
+        builtin exec "$BASH" --noprofile --norc "$0" "$@" >&7 2>&8 7>&- 8>&-
+    ' EXIT
     exec 7>&1 8>&2 >/dev/null 2>&1
     exec() { :; }
     eval "$__skyq_rc"
     unset -f exec
     exec >&7 2>&8 7>&- 8>&-
-    trap - EXIT
+    trap - EXIT ERR DEBUG
+    [ "$PWD" = "$__skyq_cwd" ] || builtin cd "$__skyq_cwd"
+    unset __skyq_cwd
 fi
 unset SKYQ_SKIP_RC
-set +euxv
+set +aefmuvxC +o pipefail
 # What the job was given again, since ~/.bashrc may have changed it: NAME=value, each ended by NUL. PATH and
 # the rest of the account's environment is not among it: there ~/.bashrc has the last word.
 while IFS= read -r -d '' -u 9 __skyq_rc; do
     export "$__skyq_rc"
 done
 exec 9<&-
-unset __skyq_rc
-. "$1"
+__skyq_rc=$1
+shift
+. "$__skyq_rc"

@@ -10,7 +10,7 @@ import ctypes
 import errno
 import os
 import signal
-from typing import Dict, Iterable, List, NamedTuple, Optional, Tuple
+from typing import Container, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _PIDFD_OPEN = 434  # the same number on every architecture
@@ -111,18 +111,28 @@ def all_stats() -> List[Stat]:
     return [entry for entry in found if entry is not None]
 
 
-def descendants(roots: Iterable[int]) -> List[Stat]:
-    """The living processes below (not among) the given pids, parents before children."""
+def descendants(roots: Iterable[int], but: Container[int] = ()) -> List[Stat]:
+    """The living processes below (not among) the given pids, parents before children; without those `but`."""
     children: Dict[int, List[Stat]] = {}
     for entry in all_stats():
         children.setdefault(entry.parent, []).append(entry)
     found: List[Stat] = []
     todo = list(roots)
     while todo:
-        below = children.pop(todo.pop(0), [])
+        below = [entry for entry in children.pop(todo.pop(0), []) if entry.pid not in but]
         found += below
         todo += [entry.pid for entry in below]
     return [entry for entry in found if entry.state not in "ZX"]
+
+
+def is_skyq(pid: int) -> bool:
+    """Whether it is a dispatcher, a node agent, or a shim, which has the agent's command line."""
+    try:
+        with open("/proc/%d/cmdline" % pid, "rb") as file:
+            words = file.read().split(b"\0")
+    except OSError:
+        return False
+    return words[-3:-2] in ([b"_dispatcher"], [b"_node"])
 
 
 def signal_all(targets: Iterable[Stat], number: int) -> int:
@@ -134,8 +144,8 @@ def signal_all(targets: Iterable[Stat], number: int) -> int:
             send_signal(entry.pid, entry.start, signal.SIGCONT)
         elif number == signal.SIGKILL:
             groups.add(entry.group)
-    # The kernel kills a group at once: who forks faster than /proc can be read doesn't get away. The groups of
-    # a step's processes are the step's own, since its script leads a session.
+    # The kernel kills a group at once: who forks faster than /proc can be read doesn't get away. The groups
+    # of a step's processes are the step's own, since its script leads a session.
     for group in groups - {0, os.getpgrp()}:
         try:
             os.killpg(group, signal.SIGKILL)

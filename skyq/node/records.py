@@ -27,7 +27,7 @@ def look(run: RunDir) -> Record:
     """Read the record. `alive` is tried first: who holds it may be writing the rest just now."""
     try:
         lock = try_lock(run.alive)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return Record.FRESH
     if lock is None:
         return Record.ALIVE

@@ -10,12 +10,13 @@ SIGUSR1  over: the job has ended, so the leftovers of the script may go too.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import signal
 import time
-from typing import Any, Dict, NoReturn, Optional
+from typing import Any, Dict, List, NoReturn, Optional
 
 from skyq.core.paths import RunDir
 from skyq.node import proc
@@ -23,6 +24,8 @@ from skyq.node import proc
 LEFTOVER_GRACE = 2.0  # seconds between TERM and KILL for what the script left behind
 RECORD_SIZE = 512  # bytes: one disk sector, more than any record has
 KILL_AGAIN = 0.05  # seconds between two rounds of KILL: a fork may win one round
+FULL = 1024 * 1024  # bytes free, below which a disk is full for most purposes
+FULL_DISK = 1.0  # seconds between two tries to write the exit record
 OOM_SCORE = 200  # of 1000: under memory pressure the kernel takes the job before its shim
 
 REFUSED = 75  # exit status: nothing was started (sysexits' EX_TEMPFAIL); `refusal` tells why
@@ -119,6 +122,7 @@ class _Shim:
         self.code: Optional[int] = None
         self.stopped = False
         self.over = not spec["linger"]
+        self.oom_kills = _oom_kills()
         self.deadline: Optional[float] = None
 
     def live(self, shims: int) -> int:
@@ -132,7 +136,8 @@ class _Shim:
         self._start()
         while True:
             self._reap()
-            if self.code is not None and _no_children():
+            if self.code is not None and self._alone():
+                os.unlink(self.run.script)  # tells that nothing of the step lives
                 return 0
             self._pursue()
             self._listen()
@@ -182,12 +187,43 @@ class _Shim:
         """The script is over: say so on disk before anyone is told, whatever the disk is like."""
         ended_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         self.code = 128 + ended_by if ended_by else os.WEXITSTATUS(status)
-        write_durably(self.run.exit, {"code": self.code, "stopped": self.stopped})
-        if self.over and self.deadline is None and not _no_children():
+        record = {"code": self.code, "stopped": self.stopped, "why": self._suspicion() if self.code else ""}
+        while True:
+            try:
+                write_durably(self.run.exit, record)
+                break
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                time.sleep(FULL_DISK)  # some file systems need room even to write over a reserved record
+        if self.over and self.deadline is None and not self._alone():
             self._end(LEFTOVER_GRACE)
 
+    def _suspicion(self) -> str:
+        """What the machine knows about a failure: the cause that the exit code doesn't tell; or nothing."""
+        if self.code == 128 + signal.SIGKILL and not self.stopped and _oom_kills() > self.oom_kills:
+            return "out of memory: the kernel killed a process to get some"
+        for path in (
+            self.spec["log"] or self.run.out,
+            os.path.join(self.spec["cwd"] or self.spec["home"], ""),
+        ):
+            if _free(os.path.dirname(path)) < FULL:
+                return "the disk of %s is full" % path[:200]
+        return ""
+
+    def _alone(self) -> bool:
+        """Whether nothing of the step lives: orphans below a subreaper become its children."""
+        return _no_children() or all(map(self._lodges, _children()))
+
+    def _lodges(self, child: int) -> bool:
+        """Whether a child isn't the step's: where there was no dispatcher, a skyq command in the script has
+        started one, which serves other jobs and outlives this one; with it come node agents and shims.
+        """
+        return child != self.main_pid and proc.is_skyq(child)
+
     def _tell_all(self, number: int) -> None:
-        proc.signal_all(proc.descendants([os.getpid()]), number)
+        lodgers = set(filter(self._lodges, _children()))
+        proc.signal_all(proc.descendants([os.getpid()], but=lodgers), number)
 
     def _pursue(self) -> None:
         """Past the grace time everything is killed, round by round until nothing is left."""
@@ -218,12 +254,33 @@ class _Shim:
 
 
 def _no_children() -> bool:
-    """Whether nothing of the step lives: orphans below a subreaper become its children."""
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
         return True
     return False
+
+
+def _free(folder: str) -> int:
+    """Bytes; plenty where it can't be told."""
+    try:
+        disk = os.statvfs(folder)
+    except OSError:
+        return FULL
+    return disk.f_bavail * disk.f_frsize
+
+
+def _oom_kills() -> int:
+    """How often this machine's kernel has killed a process for memory since its boot."""
+    try:
+        with open("/proc/vmstat", "rb") as file:
+            return int(file.read().partition(b"\noom_kill ")[2].split(b"\n", 1)[0])
+    except (OSError, ValueError):
+        return 0
+
+
+def _children() -> List[int]:
+    return [s.pid for s in proc.all_stats() if s.parent == os.getpid() and s.state not in "ZX"]
 
 
 def _close_all_but(keep: int) -> None:

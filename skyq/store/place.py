@@ -34,7 +34,7 @@ def state_home() -> Home:
 def make_private(path: str) -> None:
     """A folder that only this account can enter. Raises StoreError where it is another's or can't be made."""
     try:
-        os.makedirs(path, mode=0o700, exist_ok=True)
+        private_folders(path)
         found = os.stat(path)
         if found.st_uid != os.getuid():
             raise StoreError("%s belongs to another account. Set SKYQ_HOME to a folder of your own." % path)
@@ -44,6 +44,16 @@ def make_private(path: str) -> None:
         raise StoreError(
             "%s can't be used: %s. Set SKYQ_HOME to a folder that you can write." % (path, error.strerror)
         ) from None
+
+
+def private_folders(path: str) -> None:
+    """Make what is missing of the path, each folder for this account only; os.makedirs says so of the last."""
+    if not os.path.isdir(os.path.dirname(path)):
+        private_folders(os.path.dirname(path))
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass
 
 
 def _shared_file_system(path: str) -> str:

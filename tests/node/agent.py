@@ -106,7 +106,9 @@ class Agent:
         """In one write, so that they are read together."""
         self.into.write(b"".join(map(protocol.encode, messages)))
 
-    def start(self, script: str, step: str = "run-0", job: str = "job", attempt: int = 1, **spec: Any) -> None:
+    def start(
+        self, script: str, step: str = "run-0", job: str = "job", attempt: int = 1, **spec: Any
+    ) -> None:
         """Ask for a step."""
         self.say(start(script, step, job, attempt, **spec))
 

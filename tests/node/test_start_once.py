@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from skyq.node.shim import try_lock
-from tests.node.agent import Node, gone, killed, start, written
+from skyq.node import proc, shim
+from skyq.node.agent import LATE
+from skyq.node.records import Record, look
+from skyq.node.shim import ALREADY
+from tests.node.agent import Agent, Node, gone, killed, start, written
 from tests.waiting import wait_until
 
 TELL = "echo $$ >> %s; "
@@ -48,11 +54,12 @@ def test_the_shim_of_a_step_that_was_asked_for_twice_is_no_orphan(node: Node) ->
     assert first.is_running()
 
 
-def test_a_start_that_is_asked_for_again_attaches(node: Node) -> None:
+@pytest.mark.parametrize("ends", [Agent.kill, Agent.leave])
+def test_a_start_that_is_asked_for_again_attaches(node: Node, ends: Callable[[Agent], object]) -> None:
     agent, ran = node.agent(), node.file()
     agent.start(TELL % ran + "sleep 600")
     pid = agent.hear("running")["pid"]
-    agent.kill()
+    ends(agent)
 
     agent = node.agent()
     agent.start("echo never")
@@ -64,19 +71,15 @@ def test_a_start_that_is_asked_for_again_attaches(node: Node) -> None:
 def test_a_step_that_has_ended_meanwhile_reports_its_real_exit_code(node: Node) -> None:
     agent, ran = node.agent(), node.file()
     agent.start(TELL % ran + "exit 9")
-    shim = agent.process
     written(ran)
     agent.kill()
-    assert shim.poll() is not None
     wait_until(lambda: os.path.exists(node.run().exit), "the shim writes the exit record without an agent")
 
     agent = node.agent()
     agent.start("echo never")
 
-    assert agent.hear("gone") == {
-        **{"job": "job", "attempt": 1, "step": "run-0", "is": "gone"},
-        **{"code": 9, "stopped": False, "why": "", "unstarted": False},
-    }
+    message = agent.hear("gone")
+    assert (message["code"], message["stopped"], message["unstarted"]) == (9, False, False)
     assert len(written(ran)) == 1
 
 
@@ -87,7 +90,7 @@ def test_what_was_stopped_before_it_started_never_starts(node: Node) -> None:
 
     agent.start(TELL % ran)
 
-    assert agent.hear("gone")["stopped"]
+    assert agent.hear("gone")["unstarted"]
     assert not ran.exists()
 
 
@@ -96,46 +99,94 @@ def test_a_stop_in_one_breath_with_the_start_ends_it(node: Node) -> None:
     agent.say(start("sleep 600"), {"do": "stop", "job": "job", "attempt": 1, "step": "run-0"})
 
     assert agent.hear("gone")["stopped"]
-    wait_until(lambda: not _scripts(node), "no process of the step lives")
+    wait_until(lambda: len(node.processes()) == 1, "only the agent lives")
 
 
 def test_a_start_that_the_agent_slept_over_is_dropped(node: Node) -> None:
-    """The head may have given the node up, and have started the job elsewhere. Also the second 64 kB of it."""
+    """The head may have given the node up, and started the job elsewhere. Also the second 64 kB of it."""
     agent, ran = node.agent(), node.file()
+    fcntl.fcntl(agent.into, fcntl.F_SETPIPE_SZ, 1 << 20)
     late = [start(TELL % ran + "#" * 50_000, step="run-%d" % n) for n in range(4)]
-    _age_by(agent.process.pid, 16, lambda: agent.say(*late[:1]))
+    with agent.frozen():
+        agent.say(*late)
+        time.sleep(LATE + 1)
 
-    assert agent.hear("late", "running", "gone")["is"] == "late"
+    assert [agent.hear("late", "running", "gone")["is"] for _ in late] == ["late"] * 4
     agent.start("exit 3", step="run-9")
     assert agent.hear("gone", step="run-9")["code"] == 3
     assert not ran.exists()
 
 
-def test_a_refused_start_leaves_nothing_that_could_start_later(node: Node) -> None:
-    """A shim that was stopped between its fork and its lock wakes up after the job was queued again."""
+def test_a_refused_start_says_why_and_never_starts_later(node: Node) -> None:
+    """A shim that hung between its fork and its lock goes on after the job was queued again."""
     agent, ran = node.agent(), node.file()
-    node.runs.joinpath("job.1.run-0").mkdir()
-    node.runs.joinpath("job.1.run-0", "script").mkdir()  # nothing can be written there
+    os.makedirs(node.run().script)  # a file of that name can't be written
     agent.start(TELL % ran)
 
     message = agent.hear("gone")
     assert message["unstarted"]
-    assert "script" in message["why"]
-    assert not os.path.exists(node.run().root)
-
-
-def test_a_killed_shim_that_had_started_nothing_can_be_asked_for_again(node: Node) -> None:
-    agent, ran = node.agent(), node.file()
-    with _lock_held(node.run().root, node):
-        agent.start(TELL % ran)
-        shim = wait_until(lambda: _children(agent.process.pid), "the shim is forked")[0]
-        os.kill(shim, signal.SIGKILL)
-        agent.quiet()
+    assert message["why"] == "%s: Is a directory" % node.run().script
+    os.rmdir(node.run().script)
+    assert _shim_ends_with(ALREADY, node, TELL % ran)
+    agent.start(TELL % ran)
     assert agent.hear("gone")["unstarted"]
+    assert not ran.exists()
 
+
+def test_a_step_that_was_stopped_unstarted_is_refused_to_a_late_shim(node: Node) -> None:
+    agent, ran = node.agent(), node.file()
+    agent.stop()
+    agent.hear("gone")
+
+    assert _shim_ends_with(ALREADY, node, TELL % ran)
+    assert not ran.exists()
+
+
+def test_a_shim_that_is_killed_before_it_started_anything_can_be_replaced(node: Node) -> None:
+    agent, ran = node.agent(), node.file()
+    os.makedirs(node.run().root)
+    os.mkfifo(node.run().script)  # whoever writes it waits for a reader
+    agent.start(TELL % ran)
+    shim = wait_until(lambda: _children(agent.process.pid), "the shim is forked")[0]
+    wait_until(lambda: look(node.run()) is Record.ALIVE, "the shim has its lock")
+    os.kill(shim, signal.SIGKILL)
+
+    assert agent.hear("gone")["unstarted"]
     agent.start(TELL % ran, attempt=2)
     assert agent.hear("gone")["code"] == 0
     assert len(written(ran)) == 1
+
+
+def test_no_word_is_lost_between_the_lock_and_the_start(node: Node) -> None:
+    agent = node.agent()
+    os.makedirs(node.run().root)
+    os.mkfifo(node.run().script)
+    agent.start("sleep 600")
+    wait_until(lambda: look(node.run()) is Record.ALIVE, "the shim has its lock")
+    agent.stop()
+    agent.quiet()
+    assert Path(node.run().script).read_text() == "sleep 600"
+    os.unlink(node.run().script)
+    Path(node.run().script).write_text("sleep 600")
+
+    assert agent.hear("gone")["stopped"]
+
+
+def test_a_full_disk_or_an_unwritable_folder_is_no_end_of_the_agent(node: Node) -> None:
+    agent = node.agent()
+    node.runs.rename(node.root / "elsewhere")
+    node.runs.write_text("")
+    agent.start("exit 0")
+    message = agent.hear("gone")
+    assert message["unstarted"]
+    assert message["why"].endswith(": Not a directory")
+    agent.stop("run-1")
+    assert agent.hear("gone")["stopped"]
+
+    node.runs.unlink()
+    (node.root / "elsewhere").rename(node.runs)
+    agent.start("exit 5", attempt=2)
+    assert agent.hear("gone")["code"] == 5
 
 
 def test_the_start_is_on_disk_before_the_script_runs(node: Node) -> None:
@@ -193,37 +244,19 @@ def test_an_agent_leaves_when_its_dispatcher_is_gone_and_the_step_runs_on(node: 
 # What the tests need.
 
 
-def _age_by(pid: int, seconds: float, then) -> None:  # type: ignore[no-untyped-def]
-    raise NotImplementedError
-
-
-def _scripts(node: Node) -> list[int]:
-    agents = {agent.process.pid for agent in node.agents}
-    return [process.pid for process in node.processes() if process.pid not in agents]
+def _shim_ends_with(status: int, node: Node, script: str) -> bool:
+    """A shim that was forked long ago, and only now goes on."""
+    spec = {**start(script)["spec"], "base": {}, "shell": "/bin/bash"}
+    pid = os.fork()
+    if pid == 0:
+        shim.main(node.run(), spec, "boot", -1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == status
 
 
 def _children(pid: int) -> list[int]:
-    from skyq.node import proc
-
     return [entry.pid for entry in proc.all_stats() if entry.parent == pid and entry.state not in "ZX"]
 
 
 def _edit(path: str, **changes: object) -> None:
     record = json.loads(Path(path).read_text())
     Path(path).write_text(json.dumps({**record, **changes}))
-
-
-class _lock_held:  # noqa: N801
-    """Somebody looks at a run directory for longer than usual."""
-
-    def __init__(self, root: str, node: Node) -> None:
-        os.makedirs(root)
-        self.path = node.run().alive
-
-    def __enter__(self) -> None:
-        lock = try_lock(self.path)
-        assert lock is not None
-        self.lock = lock
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self.lock)

@@ -1,0 +1,37 @@
+"""Job ids as people give them: a number, a name, or a pattern of either with * ? [ ]."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import Callable
+
+from skyq.core.model import Job
+from skyq.head.head import Head
+
+
+def resolve(head: Head, words: list[str], user: str, fail: Callable[[str], object]) -> list[int]:
+    """The ids that the words mean, in their order, each once; newest first where a word means several.
+
+    Numbers are taken as they are; names and patterns look at this user's jobs. `fail` is called with
+    the first word that means nothing.
+    """
+    ids: list[int] = []
+    mine: list[Job] | None = None
+    for word in words:
+        if word.isascii() and word.isdigit():
+            ids.append(int(word))
+            continue
+        if mine is None:
+            mine = head.jobs(user, unfinished=False)
+        named = [job.id for job in mine if job.name == word]
+        found = named or [job.id for job in mine if _matches(job, word)]
+        if not found:
+            fail(word)
+        ids += found
+    return list(dict.fromkeys(ids))
+
+
+def _matches(job: Job, pattern: str) -> bool:
+    if not set(pattern) & set("*?["):
+        return False
+    return fnmatchcase(str(job.id), pattern) or fnmatchcase(job.name or "", pattern)

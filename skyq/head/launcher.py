@@ -1,0 +1,102 @@
+"""The launcher: a small script by whose name cron starts skyq, whichever version is in use.
+
+What it starts lies in a folder that is named by its content: an upgrade makes another one, and old ones are
+collected. The launcher's name stays, and where its folder is gone it takes the newest that is there.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shlex
+from typing import Dict, Sequence
+
+from skyq import boot, entry
+from skyq.core.paths import Home
+from skyq.store.place import home_root, private_folders
+
+_NEEDED = ("SKYQ_STATE_DIR", "SKYQ_CLAIM_DIR", "SKYQ_CRON")
+
+_SCRIPT = """\
+#!/bin/sh
+# What cron starts of skyq. Written by skyq: it is replaced when another version is used.
+%(exports)spython=%(python)s
+main=%(main)s
+[ -x "$python" ] || python=python3
+%(fallbacks)sexec "$python" %(options)s "$main" "$@"
+"""
+_NEWEST = """\
+[ -e "$main" ] || main=$(ls -td %s/*/skyq/__main__.py 2>/dev/null | head -n 1)
+[ -e "$main" ] || main=%s
+"""
+
+
+def text(argv: Sequence[str], exports: Dict[str, str], pyz: str) -> str:
+    """The script that starts `argv` (python, options, what to run) with its own words after it.
+
+    Where what to run is gone, the newest of those beside it is taken, else the file that all came from.
+    """
+    main, fallbacks = argv[-1], ""
+    if _place(main) in boot.places()[-2:]:
+        main = pyz  # where all accounts have temporary files, another one's could be there some day
+    elif boot.mine(_place(main)) and os.path.isfile(pyz):
+        fallbacks = _NEWEST % (shlex.quote(_place(main)), shlex.quote(pyz))
+    return _SCRIPT % {
+        "exports": "".join("export %s=%s\n" % (n, shlex.quote(v)) for n, v in sorted(exports.items())),
+        "python": shlex.quote(argv[0]),
+        "main": shlex.quote(main),
+        "fallbacks": fallbacks,
+        "options": " ".join(argv[1:-1]),
+    }
+
+
+def _place(main: str) -> str:
+    """PLACE of PLACE/ID/skyq/__main__.py."""
+    return os.path.dirname(os.path.dirname(os.path.dirname(main)))
+
+
+def write() -> str:
+    """Let the launcher start this very program; its path. Raises OSError, or SkyqError without libraries."""
+    home = Home(home_root())
+    wanted = os.fsencode(text(entry.argv(), environment(), entry.archive()))
+    if _read(home.launcher) == wanted:
+        return home.launcher
+    private_folders(os.path.dirname(home.launcher))
+    aside = "%s.%d" % (home.launcher, os.getpid())
+    file = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o700)
+    try:
+        os.write(file, wanted)
+        os.fsync(file)
+    finally:
+        os.close(file)
+    os.rename(aside, home.launcher)
+    return home.launcher
+
+
+def remove() -> None:
+    """No cluster needs it any more."""
+    home = Home(home_root())
+    for name in (home.launcher, os.path.dirname(home.launcher)):
+        try:
+            os.rmdir(name) if os.path.isdir(name) else os.unlink(name)
+        except OSError:
+            pass  # it isn't there; or the folder holds something of the user's
+
+
+def environment() -> Dict[str, str]:
+    """What cron's environment lacks to find the same queue, and to be the same person there."""
+    account = pwd.getpwuid(os.getuid()).pw_dir
+    found = {name: os.environ[name] for name in _NEEDED if os.environ.get(name)}
+    if os.environ.get("HOME", account) != account:
+        found["HOME"] = os.environ["HOME"]
+    if home_root() != os.path.join(found.get("HOME", account), ".skyq"):
+        found["SKYQ_HOME"] = home_root()
+    return found
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
