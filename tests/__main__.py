@@ -25,6 +25,8 @@ CHECKS = {
     "types": ["mypy"],
 }
 TESTS = ["pytest", "-q", "-n", "2"]  # `python3 tests -n 0 --pdb` undoes the -n
+# A test that hangs for 5 minutes shows where, and fails; the others go on in a new worker.
+TESTS += ["-o", "faulthandler_timeout=300", "-o", "faulthandler_exit_on_timeout=true"]
 
 
 def main(arguments: list[str]) -> int:

@@ -8,6 +8,7 @@ import pytest
 
 from skyq.cli.main import HIDDEN, VERBS
 from skyq.core import rankenv, taskfile
+from skyq.core.model import Device
 from tests.cluster import LocalQueue
 from tests.program import ROOT
 
@@ -72,6 +73,7 @@ def test_every_variable_of_a_job_has_its_row() -> None:
     facts = rankenv.JobFacts("local", 1, "sky-1", "ada", ("127.0.0.1",), 1)
     rows = " ".join(table("### What a job sees").values())
 
-    given = {**rankenv.run_env(facts, 0, [0], {}), **rankenv.setup_env(facts, 0, ["127.0.0.1"], {})}
+    run = rankenv.run_env(facts, 0, [Device(0, "H100")], {})
+    given = {**run, **rankenv.setup_env(facts, 0, ["127.0.0.1"], {})}
     named = {name for name in given if not name.startswith("SKYQ_")} - {"PYTHONUNBUFFERED"}
     assert [name for name in sorted(named) if name not in rows] == []

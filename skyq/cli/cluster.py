@@ -14,8 +14,11 @@ from skyq.store.place import home_root, make_private, state_home
 LOCAL = "local"
 
 
-def open_head(name: str) -> Head:
-    """The head of a cluster, with its nodes as they are now. SkyqError if there is no such cluster."""
+def open_head(name: str, refresh: bool = True) -> Head:
+    """The head of a cluster, with its nodes as they are now. SkyqError if there is no such cluster.
+
+    Without `refresh` nodes may be as they were: for who doesn't need them, or can't have them.
+    """
     if name != LOCAL:
         raise SkyqError(
             "Cluster '%s' does not exist. This version knows the cluster 'local': this machine." % name
@@ -25,7 +28,8 @@ def open_head(name: str) -> Head:
     if home.root != home_root():
         make_private(home.root)
     head = Head(home.cluster(LOCAL), LOCAL)
-    _refresh_node(head)
+    if refresh:
+        _refresh_node(head)
     return head
 
 

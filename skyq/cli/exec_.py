@@ -42,7 +42,8 @@ def main(words: list[str]) -> int:
     with muted(found.quiet):
         task = taskargs.for_exec(taskargs.read_task(found, entry, quoted, "exec"))
     if task.run is None:
-        raise SkyqError("There is nothing to run: %s has no `run`. Add one, or use `skyq launch`." % entry[0])
+        what = "%s has no `run`. Add one, or use `skyq launch`." % entry[0]
+        raise SkyqError("There is nothing to run: " + (what if entry[0].strip() else "the command is blank."))
     head = cluster.open_head(name)
     from skyq.cli.submit import forecast, submit
 

@@ -8,6 +8,9 @@ from typing import Callable
 from skyq.core.model import Job
 from skyq.head.head import Head
 
+LONGEST = 18  # digits that a database takes
+NOBODYS = 0  # the id of no job
+
 
 def resolve(head: Head, words: list[str], user: str, fail: Callable[[str], object]) -> list[int]:
     """The ids that the words mean, in their order, each once; newest first where a word means several.
@@ -19,7 +22,7 @@ def resolve(head: Head, words: list[str], user: str, fail: Callable[[str], objec
     mine: list[Job] | None = None
     for word in words:
         if word.isascii() and word.isdigit():
-            ids.append(int(word))
+            ids.append(int(word) if len(word) <= LONGEST else NOBODYS)
             continue
         if mine is None:
             mine = head.jobs(user, unfinished=False)

@@ -21,10 +21,12 @@ VERBS = {
     "cancel": ("cancel", "End jobs"),
     "status": ("status", "Show a cluster's nodes: devices in use and free, jobs"),
     "clean": ("clean", "Remove what ended jobs left on disk"),
+    "doctor": ("doctor", "Tell what is well here, and what to do about the rest"),
+    "down": ("down", "End a cluster: its jobs, its queue, what it has installed"),
     "why": ("why", "Tell why a job waits, or how it ended"),
     "completion": ("completion", "Print what completes skyq's words in a shell"),
 }
-HIDDEN = {"_dispatcher": "internal", "_node": "internal"}
+HIDDEN = {"_dispatcher": "internal", "_node": "internal", "tick": "tick"}
 ABORTED = 1
 
 _HELP = """Usage: skyq COMMAND [ARGS]...
@@ -53,6 +55,7 @@ Exit codes: 0 success, 1 error, 2 wrong usage; of a job that is followed or aske
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code of the process."""
     words = list(sys.argv[1:] if argv is None else argv)
+    _standard_streams()
     os.umask(0o077)  # whatever is made here is for this account only; a job gets its own umask
     try:
         return _run(words)
@@ -71,6 +74,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         _complain(_unexpected(error))
         return 1
+
+
+def _standard_streams() -> None:
+    """See that all three are there and take any text: a missing one's number would be the database's."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, open(null, "w" if number else "r"))
+        elif number and stream.encoding.lower() != "utf-8":
+            stream.reconfigure(errors="replace")
 
 
 def _run(words: list[str]) -> int:

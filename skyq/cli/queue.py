@@ -26,7 +26,9 @@ def parser() -> Parser:
     found.add_argument("clusters", nargs="*", metavar="CLUSTERS", help="all of them if none is named")
     found.add_argument("-s", "--skip-finished", action="store_true", help="only jobs that wait or run")
     found.add_argument("-u", "--all-users", action="store_true", help="jobs of all users")
-    found.add_argument("-o", "--output", choices=("table", "json"), default="table")
+    found.add_argument(
+        "-o", "--output", choices=("table", "json"), default="table", help="json: for programs"
+    )
     return found
 
 

@@ -23,7 +23,9 @@ def parser() -> Parser:
         "status", "[OPTIONS] [CLUSTERS]...", "Show what clusters have, and what is in use.", _EXAMPLES
     )
     found.add_argument("clusters", nargs="*", metavar="CLUSTERS", help="all of them if none is named")
-    found.add_argument("-o", "--output", choices=("table", "json"), default="table")
+    found.add_argument(
+        "-o", "--output", choices=("table", "json"), default="table", help="json: for programs"
+    )
     return found
 
 

@@ -99,11 +99,14 @@ def read_task(found: argparse.Namespace, words: list[str], quoted: bool, verb: s
 def _task_text(words: list[str], line: str) -> tuple[str, str | None]:
     """(name, text) of the task file, or text None when the words are a command."""
     if words == ["-"]:
-        return "-", sys.stdin.read(2 * 1024 * 1024)
+        # What isn't UTF-8 is told of like that of any other command.
+        return "-", sys.stdin.buffer.read(2 * 1024 * 1024).decode(errors="surrogateescape")
     path = os.path.expanduser(line)
     if "\n" not in line and len(line) < 4096 and os.path.isfile(path):
         return line, _file_text(path, line)
     if _named_yaml(line) and " " not in line:
+        if os.path.isdir(path):
+            raise TaskError("%s is a folder, not a task file." % line)
         _ask_about_missing(line)
     return line, None
 

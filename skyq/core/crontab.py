@@ -11,7 +11,6 @@ ends with the block's id, so that skyq's own lines are known again however the u
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 from typing import Sequence
@@ -30,7 +29,7 @@ def tick_line(words: Sequence[str], block_id: str) -> bytes:
     command = " ".join(map(_quoted, words)) + " >/dev/null 2>&1 # skyq " + block_id
     if "\n" in command:
         raise NoLine("its path has a newline")
-    line = os.fsencode(command)
+    line = command.encode("utf-8", "surrogateescape")  # os.fsencode, where core has no os
     if len(line) > LINE_LIMIT:
         raise NoLine("its path is too long for a line of a crontab")
     return b"* * * * * " + line + b"\n"

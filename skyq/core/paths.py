@@ -158,6 +158,31 @@ class RunDir(NamedTuple):
         """The log, where the head didn't name another place for it."""
         return os.path.join(self.root, "out")
 
+    @property
+    def containers(self) -> str:
+        """The engines that the step has made containers with; wrapper.py writes it, and knows this name."""
+        return os.path.join(self.root, "containers")
+
+
+class Wrappers(NamedTuple):
+    """What goes first on a job's PATH."""
+
+    root: str
+
+    @classmethod
+    def beside(cls, runs: str) -> Wrappers:
+        """Those for the jobs whose run directories are there."""
+        return cls(os.path.join(os.path.dirname(os.path.abspath(runs)), "wrappers"))
+
+    @property
+    def program(self) -> str:
+        """What they all run."""
+        return os.path.join(self.root, "wrapper.py")
+
+    def launcher(self, name: str) -> str:
+        """What a job runs as docker or podman, in a folder of its own: prelude.sh knows these names."""
+        return os.path.join(self.root, name, name)
+
 
 class ClaimDir(NamedTuple):
     """A sticky local directory that all accounts of a machine share."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from typing import Dict, Mapping, NamedTuple, Sequence, Tuple
 
-from skyq.core.model import UNIT
+from skyq.core.model import UNIT, Device
 
 MASTER_PORTS = range(20_000, 28_000)
 """Below Linux's ephemeral ports (32768…), so that no client socket sits on one by chance."""
@@ -41,7 +41,7 @@ def task_id(local_stamp: str, cluster: str, job_id: int) -> str:
 
 
 def run_env(
-    facts: JobFacts, rank: int, devices: Sequence[int], user_env: Mapping[str, str]
+    facts: JobFacts, rank: int, devices: Sequence[Device], user_env: Mapping[str, str]
 ) -> Dict[str, str]:
     """What `run` sees on one rank, on top of the base environment. `user_env`: envs, then secrets."""
     sky = {"NODE_IPS": "\n".join(facts.node_ips), "NUM_NODES": str(len(facts.node_ips))}
@@ -56,9 +56,13 @@ def run_env(
     env.update(user_env)
     env.update(_job_twins(facts, user_env))
     env.update(_twins({"NUM_GPUS_PER_NODE": str(facts.devices_per_node), "NODE_RANK": str(rank)}))
+    indices = ",".join(str(device.index) for device in devices)
     env.update(
         NODE_RANK=str(rank),
-        CUDA_VISIBLE_DEVICES=",".join(str(index) for index in devices),
+        CUDA_VISIBLE_DEVICES=indices,
+        # The same for node/wrapper.py, whatever the script makes of CUDA_VISIBLE_DEVICES.
+        SKYQ_GPU_IDS=indices,
+        SKYQ_GPU_UUIDS=",".join(device.uuid for device in devices) if all(d.uuid for d in devices) else "",
         PYTHONUNBUFFERED="1",
     )
     return env

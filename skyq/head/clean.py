@@ -82,7 +82,7 @@ def _shown(where: ClusterDir) -> Set[str]:
         path = todo.pop()
         if path and path not in kept:
             kept.add(path)
-            todo.append(workdirs.read_manifest(path)["base"])
+            todo += workdirs.read_manifest(path)["shows"]
     return kept
 
 

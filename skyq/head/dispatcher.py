@@ -5,12 +5,13 @@ It may be killed at any moment: the store says what was decided, the nodes say w
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import socket
 import sys
 import time
-from typing import Callable, Dict, List, Tuple
+from typing import Callable, Dict, List, Optional, Tuple
 
 from skyq.core.errors import SkyqError
 from skyq.core.lifecycle import GONE, Phase
@@ -25,6 +26,10 @@ from skyq.store.lock import tick_lock
 from skyq.store.store import Store
 from skyq.transport.base import Channel
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from threading import Thread
+
 LOCK_WAIT = 10.0  # seconds that a new dispatcher waits for one that leaves
 LINGER = 1.0  # seconds without work before it leaves: the next submit of a loop finds it still there
 FLUSH = 0.05  # seconds that news worth no commit of their own wait for one
@@ -32,6 +37,8 @@ NODE_PAUSE = 5.0  # seconds that a node gets nothing new after it could not star
 CROWDED = 0.005  # seconds until a connection that took no more bytes is tried again
 REST = 60.0  # seconds that nothing may happen for
 STORE_PAUSE = 1.0  # seconds before a tick that failed is tried again
+CRON_AFTER = 5.0  # seconds of work after which cron is asked to tick: not for every `exec local -- echo hi`
+CRON_GOODBYE = 2.0  # seconds that crontab(1) gets to end when the dispatcher leaves
 
 Connect = Callable[[Node], Channel]
 
@@ -76,6 +83,9 @@ class Dispatcher:
         self.tick_at = 0.0
         """When the next tick is due; monotonic."""
         self.idle_since = time.monotonic()
+        self.cron_at = self.idle_since + CRON_AFTER
+        """When to see to the crontab; monotonic. Once in this life."""
+        self.cron: Optional[Thread] = None
 
     def serve(self) -> None:
         """observe → settle → plan → record → act, on every event, until there is no work."""
@@ -88,18 +98,29 @@ class Dispatcher:
                 next_at = self._keep_links_up(now)
                 if now >= self.tick_at:
                     self._tick()
+                self._see_to_cron(now)
                 if self.board.jobs:
                     self.idle_since = now
                 elif now > self.idle_since + LINGER:
                     break
                 leave_at = now + REST if self.board.jobs else self.idle_since + LINGER
-                self._wait(min(next_at, self.tick_at, leave_at))
+                self._wait(min(next_at, self.tick_at, leave_at, self.cron_at))
         finally:
             os.unlink(self.where.socket)
             self.door.close()
             for link in self.links.values():
                 link.close(release=self.cluster == "local" and not self.board.jobs)
+            if self.cron:
+                self.cron.join(CRON_GOODBYE)
             self.store.close()
+
+    def _see_to_cron(self, now: float) -> None:
+        """What lasts longer than a moment shall go on after a reboot."""
+        if now >= self.cron_at:
+            from skyq.head import cron
+
+            self.cron_at = math.inf
+            self.cron = cron.install_aside(self.where, self.cluster)
 
     # Waiting and listening.
 

@@ -39,7 +39,7 @@ def text(argv: Sequence[str], exports: Dict[str, str], pyz: str) -> str:
     main, fallbacks = argv[-1], ""
     if _place(main) in boot.places()[-2:]:
         main = pyz  # where all accounts have temporary files, another one's could be there some day
-    elif boot.mine(_place(main)) and os.path.isfile(pyz):
+    elif entry.DEPS and main == entry.SCRIPT:
         fallbacks = _NEWEST % (shlex.quote(_place(main)), shlex.quote(pyz))
     return _SCRIPT % {
         "exports": "".join("export %s=%s\n" % (n, shlex.quote(v)) for n, v in sorted(exports.items())),

@@ -12,13 +12,14 @@ from contextlib import contextmanager
 from typing import Dict, Iterator, List, NamedTuple
 
 from skyq.core import rankenv, states
-from skyq.core.errors import StoreError
-from skyq.core.model import Job, Node, Task
+from skyq.core.errors import StoreError, UsageError
+from skyq.core.model import Device, Job, Node, Task
 from skyq.core.paths import ClusterDir, step_log
 from skyq.core.protocol import Message
 from skyq.store.store import Store
 
 GRACE = 30.0  # seconds between TERM and KILL at a cancel; SkyPilot's
+LONGEST_GRACE = 86400  # seconds
 
 
 def stored(task: Task, cwd: str = "") -> str:
@@ -30,9 +31,22 @@ def stored(task: Task, cwd: str = "") -> str:
             "envs": task.envs,
             "secrets": sorted(task.secrets),
             "cwd": cwd,
-            "grace": float(os.environ.get("SKYQ_GRACE_S", GRACE)),
+            "grace": _grace(),
         }
     )
+
+
+def _grace() -> float:
+    text = os.environ.get("SKYQ_GRACE_S", "")
+    try:
+        seconds = float(text or GRACE)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= LONGEST_GRACE:
+        raise UsageError(
+            "SKYQ_GRACE_S should be a number of seconds from 0 to %d. Found: %r" % (LONGEST_GRACE, text)
+        )
+    return seconds
 
 
 @contextmanager
@@ -119,7 +133,9 @@ def step_spec(cluster: Cluster, job: Job, step: str, spec: Message) -> Message:
     if kind == "setup":
         env = rankenv.setup_env(facts, int(number), [node.ip for node in nodes.values()], user_env)
     else:
-        devices = [index for index, _ in grants[int(number)].devices]
+        grant = grants[int(number)]
+        known = {device.index: device for device in nodes[grant.node].devices}
+        devices = [known.get(index, Device(index, "")) for index, _ in grant.devices]
         env = rankenv.run_env(facts, int(number), devices, user_env)
     log = step_log(where.job_logs(job.id, job.name or ""), step, single=len(nodes) == 1)
     os.makedirs(os.path.dirname(log), mode=0o700, exist_ok=True)

@@ -16,7 +16,7 @@ from skyq.core.paths import ClusterDir
 
 ANSWER = 2.0  # seconds that a dispatcher may take to answer
 LOG_LIMIT = 1024 * 1024  # bytes of dispatcher.log that are kept when the next dispatcher starts, twice
-_KEPT = ("HOME", "SKYQ_HOME", "SKYQ_STATE_DIR", "SKYQ_CLAIM_DIR", "SKYQ_DEBUG")
+_KEPT = ("HOME", "SKYQ_HOME", "SKYQ_STATE_DIR", "SKYQ_CLAIM_DIR", "SKYQ_CRON", "SKYQ_DEBUG")
 
 
 @contextmanager

@@ -46,7 +46,7 @@ class Item(Protocol):
 
 PART = ".part"
 """Ends the name of a copy that isn't whole yet."""
-_NOTHING: Dict[str, Any] = {"base": "", "paths": [], "shown_at": ""}
+_NOTHING: Dict[str, Any] = {"shows": [], "paths": [], "shown_at": ""}
 MOUNT = "mount"
 """The name of what is mounted, in its copy."""
 
@@ -132,9 +132,8 @@ class Copy:
 
         `base`: the copy before it, or "". `target`: where it will be shown, for a file_mount.
         """
-        if base:
-            _show_additions(base, self.part, _tree(self.part))
-        record = {"base": base, "paths": sorted(self.sent), "shown_at": target}
+        shows = _show_additions(base, self.part, _tree(self.part)) if base else set()
+        record = {"shows": sorted(shows), "paths": sorted(self.sent), "shown_at": target}
         with open(manifest(self.path), "w", encoding="utf-8", errors="surrogateescape") as file:
             json.dump(record, file)
         os.rename(self.part, self.path)
@@ -225,12 +224,15 @@ def _tree(root: str) -> Set[str]:
     return found
 
 
-def _show_additions(base: str, part: str, written: Set[str]) -> None:
+def _show_additions(base: str, part: str, written: Set[str]) -> Set[str]:
     """Link what jobs added to the former copy, at the highest place where the new one has nothing.
 
     What was sent along with the former copy and isn't in the new one was deleted by the user: it stays away.
+    Returns the copies that the links lead into.
     """
-    sent = _sent(base)
+    sent = set(read_manifest(base)["paths"])
+    copies = os.path.dirname(base)
+    shows: Set[str] = set()
     todo = [""]
     while todo:
         folder = todo.pop()
@@ -243,14 +245,13 @@ def _show_additions(base: str, part: str, written: Set[str]) -> None:
                 target = os.path.join(base, path)
                 shown = os.readlink(target) if os.path.islink(target) else target
                 os.symlink(shown, os.path.join(part, path))
-
-
-def _sent(copy: str) -> Set[str]:
-    return set(read_manifest(copy)["paths"])
+                if shown.startswith(copies + "/"):
+                    shows.add(os.path.join(copies, shown[len(copies) + 1 :].split("/")[0]))
+    return shows
 
 
 def read_manifest(copy: str) -> Dict[str, Any]:
-    """paths, base, shown_at; empty ones for a folder that has none."""
+    """paths, shows, shown_at; empty ones for a folder that has none."""
     try:
         with open(manifest(copy), encoding="utf-8", errors="surrogateescape") as file:
             return {**_NOTHING, **json.load(file)}
@@ -277,7 +278,7 @@ def collect_parts(folder: str) -> None:
 
 
 def manifest(copy: str) -> str:
-    """What was sent along with a copy, and the copy that was there before."""
+    """What was sent along with a copy, which others it shows parts of, and where it is shown itself."""
     return copy + ".json"
 
 

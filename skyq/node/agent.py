@@ -17,14 +17,15 @@ from typing import Callable, Dict, List, Optional, Tuple
 
 from skyq.core import protocol
 from skyq.core.errors import HostClaimed
-from skyq.core.paths import ClaimDir, RunDir
+from skyq.core.paths import ClaimDir, RunDir, Wrappers
 from skyq.core.protocol import Message
-from skyq.node import claim, proc, shim
+from skyq.node import claim, containers, proc, shim
 from skyq.node.baseenv import base_env, bash
 from skyq.node.records import End, Record, Started, fence, look, refusal
 
 LATE = 15.0  # seconds without a word from the head, after which a start request is too old to obey
 POLL = 0.05  # seconds between looks at what can't be waited for
+BURIALS = 3  # times that the containers of a step are looked for whose shim was killed
 
 Key = Tuple[str, int, str]
 """job uuid, attempt, step"""
@@ -39,6 +40,9 @@ class _Step:
         self.started: Optional[Started] = None
         self.child = 0
         """Pid of the shim if this agent forked it and it lives."""
+        self.undertaker = 0
+        """Pid of the process that ends its containers after its shim was killed."""
+        self.burials = 0
         self.fds: List[int] = []
         self.exited = False
         self.stop_asked = False
@@ -74,6 +78,10 @@ class Agent:
         """Obey until the connection ends."""
         os.umask(0o077)
         os.makedirs(self.runs, mode=0o700, exist_ok=True)
+        try:
+            containers.install(self.runs)
+        except OSError:
+            pass  # a full disk, most likely: jobs then find docker itself
         proc.become_subreaper()
         children = _child_ends()
         self.out.write(protocol.greeting())
@@ -185,7 +193,8 @@ class Agent:
     def complete(self, step: _Step, spec: Message) -> Message:
         """The spec with what only the node knows."""
         env = {**spec["env"], "SKYQ_STEP_ID": os.path.basename(step.run.root)}
-        return {**spec, "env": env, "base": self.base, "shell": self.bash}
+        wrappers = Wrappers.beside(self.runs).root
+        return {**spec, "env": env, "base": self.base, "shell": self.bash, "wrappers": wrappers}
 
     def look_at(self, step: _Step) -> None:
         """Report what the run directory says now; wait for what it doesn't say yet."""
@@ -260,6 +269,8 @@ class Agent:
 
     def bury(self, step: _Step, end: End) -> None:
         """Its shim was killed: kill what that left, then say how the script ended, as far as it is known."""
+        if self.undertake(step):
+            return
         started = step.started or Started.read(step.run)
         if started is not None and started.boot == self.boot:
             # Orphans have a new parent only once the shim is dead; its lock is free a moment earlier.
@@ -271,6 +282,23 @@ class Agent:
             why = "node rebooted" if started else "exit status unknown: its record is damaged"
             end = end._replace(why=why)
         self.gone(step, end)
+
+    def undertake(self, step: _Step) -> bool:
+        """Whether containers of the step must end first: a process of its own sees to that, and may wait."""
+        if step.undertaker or not containers.used(step.run) or step.burials >= BURIALS:
+            return step.undertaker > 0
+        started = step.started or Started.read(step.run)
+        step.burials += 1
+        step.undertaker = os.fork()
+        if step.undertaker == 0:
+            try:
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                shim.close_all_but(-1)
+                containers.bury(step.run, started.log if started else step.run.out)
+            finally:
+                os._exit(0)
+        return True
 
     def leftovers(self, step: _Step, started: Started) -> List[proc.Stat]:
         """What a dead shim left: orphans come to this agent, or are known by what they carry."""
@@ -316,6 +344,7 @@ class Agent:
         """Collect ended children: own shims, and orphans that a killed shim left to this subreaper."""
         os.read(children, 4096)
         shims = {step.child: step for step in self.steps.values() if step.child}
+        undertakers = {step.undertaker: step for step in self.steps.values() if step.undertaker}
         while True:
             try:
                 pid, _ = os.waitpid(-1, os.WNOHANG)
@@ -326,6 +355,9 @@ class Agent:
             if pid in shims:
                 shims[pid].child = 0
                 self.look_at(shims[pid])
+            elif pid in undertakers:
+                undertakers[pid].undertaker = 0
+                self.look_at(undertakers[pid])
 
 
 def _child_ends() -> int:

@@ -29,6 +29,12 @@ while IFS= read -r -d '' -u 9 __skyq_rc; do
     export "$__skyq_rc"
 done
 exec 9<&-
+# docker and podman, where there are such, go through skyq's wrappers: last, since all of the above may set PATH.
+for __skyq_rc in docker podman; do
+    if [ -x "$2/$__skyq_rc/$__skyq_rc" ] && type -P "$__skyq_rc" >/dev/null; then
+        export PATH="$2/$__skyq_rc:$PATH"
+    fi
+done
 __skyq_rc=$1
-shift
+shift 2
 . "$__skyq_rc"

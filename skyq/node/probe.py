@@ -11,7 +11,7 @@ from skyq.core.errors import SkyqError
 from skyq.core.model import Device
 
 PATIENCE = 60.0  # seconds; nvidia-smi takes several on large machines without persistence mode
-NVIDIA = ["nvidia-smi", "--query-gpu=index,uuid,name", "--format=csv,noheader"]
+NVIDIA = ["--query-gpu=index,uuid,name", "--format=csv,noheader"]
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/nvidia/bin:/opt/bin"
 
 
@@ -20,15 +20,21 @@ def devices() -> Tuple[Device, ...]:
 
     Raises SkyqError when the tool is there but fails: a queue without its devices would mislead.
     """
+    program = nvidia_smi()
+    return parse_nvidia(ask(program, NVIDIA)) if program else ()
+
+
+def nvidia_smi() -> str:
+    """Where it is; "" if it isn't."""
     path = os.environ.get("PATH", "") + os.pathsep + _PATH
-    program = next(
-        (p for p in (os.path.join(d, NVIDIA[0]) for d in path.split(os.pathsep)) if _runs(p)), None
-    )
-    if program is None:
-        return ()
+    return next((p for p in (os.path.join(d, "nvidia-smi") for d in path.split(os.pathsep)) if _runs(p)), "")
+
+
+def ask(program: str, options: List[str]) -> str:
+    """What nvidia-smi answers; "" where there is no device. Raises SkyqError where it fails."""
     try:
         done = subprocess.run(
-            [program, *NVIDIA[1:]],
+            [program, *options],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=PATIENCE,
@@ -38,10 +44,10 @@ def devices() -> Tuple[Device, ...]:
         raise _broken(program, str(error)) from None
     text = done.stdout.decode(errors="replace")
     if done.returncode == 6 or "No devices were found" in text:
-        return ()
+        return ""
     if done.returncode != 0:
         raise _broken(program, (text + done.stderr.decode(errors="replace")).strip())
-    return parse_nvidia(text)
+    return text
 
 
 def parse_nvidia(text: str) -> Tuple[Device, ...]:

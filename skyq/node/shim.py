@@ -19,10 +19,11 @@ import time
 from typing import Any, Dict, List, NoReturn, Optional
 
 from skyq.core.paths import RunDir
-from skyq.node import proc
+from skyq.node import containers, proc
 
 LEFTOVER_GRACE = 2.0  # seconds between TERM and KILL for what the script left behind
 RECORD_SIZE = 512  # bytes: one disk sector, more than any record has
+CLEANUP = 2.0  # seconds that an engine's processes get between the KILL of their containers and their own
 KILL_AGAIN = 0.05  # seconds between two rounds of KILL: a fork may win one round
 FULL = 1024 * 1024  # bytes free, below which a disk is full for most purposes
 FULL_DISK = 1.0  # seconds between two tries to write the exit record
@@ -124,19 +125,20 @@ class _Shim:
         self.over = not spec["linger"]
         self.oom_kills = _oom_kills()
         self.deadline: Optional[float] = None
+        self.containers = containers.Containers(run, spec["log"] or run.out)
 
     def live(self, shims: int) -> int:
         """Returns the exit status of the shim."""
         os.setsid()
         proc.become_subreaper()
-        _close_all_but(shims)
+        close_all_but(shims)
         lock = _insist_on_lock(self.run.alive)
         if lock is None or os.path.exists(self.run.started) or os.path.exists(self.run.exit):
             return ALREADY
         self._start()
         while True:
             self._reap()
-            if self.code is not None and self._alone():
+            if self.code is not None and self._alone() and self._contained():
                 os.unlink(self.run.script)  # tells that nothing of the step lives
                 return 0
             self._pursue()
@@ -196,7 +198,7 @@ class _Shim:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise
                 time.sleep(FULL_DISK)  # some file systems need room even to write over a reserved record
-        if self.over and self.deadline is None and not self._alone():
+        if self.over and self.deadline is None and (containers.used(self.run) or not self._alone()):
             self._end(LEFTOVER_GRACE)
 
     def _suspicion(self) -> str:
@@ -205,7 +207,7 @@ class _Shim:
             return "out of memory: the kernel killed a process to get some"
         for path in (
             self.spec["log"] or self.run.out,
-            os.path.join(self.spec["cwd"] or self.spec["home"], ""),
+            os.path.join(self.spec["cwd"] or self.spec["base"]["HOME"], ""),
         ):
             if _free(os.path.dirname(path)) < FULL:
                 return "the disk of %s is full" % path[:200]
@@ -214,6 +216,18 @@ class _Shim:
     def _alone(self) -> bool:
         """Whether nothing of the step lives: orphans below a subreaper become its children."""
         return _no_children() or all(map(self._lodges, _children()))
+
+    def _contained(self) -> bool:
+        """Whether no container of the step lives either; what is left of them ends here, after all else."""
+        if not containers.used(self.run):
+            return True
+        if self.deadline is None:
+            return False  # a rank's container may serve the others
+        late = time.monotonic() >= self.deadline
+        if self.containers.tell(signal.SIGKILL if late else signal.SIGTERM):
+            self.containers.close()
+            return True
+        return False
 
     def _lodges(self, child: int) -> bool:
         """Whether a child isn't the step's: where there was no dispatcher, a skyq command in the script has
@@ -227,7 +241,12 @@ class _Shim:
 
     def _pursue(self) -> None:
         """Past the grace time everything is killed, round by round until nothing is left."""
-        if self.deadline is not None and time.monotonic() >= self.deadline:
+        if self.deadline is None or time.monotonic() < self.deadline:
+            return
+        if containers.used(self.run) and self.containers.killing_since is None:
+            self.containers.tell(signal.SIGKILL)
+            self.deadline = time.monotonic() + CLEANUP
+        else:
             self._tell_all(signal.SIGKILL)
 
     def _listen(self) -> None:
@@ -236,6 +255,8 @@ class _Shim:
             word = signal.sigwaitinfo(WORDS).si_signo
         else:
             left = max(KILL_AGAIN, self.deadline - time.monotonic())
+            if containers.used(self.run):
+                left = min(left, containers.AGAIN)  # no signal tells of their end
             found = signal.sigtimedwait(WORDS, left)
             word = found.si_signo if found else 0
         if word == signal.SIGTERM and not self.stopped:
@@ -283,7 +304,7 @@ def _children() -> List[int]:
     return [s.pid for s in proc.all_stats() if s.parent == os.getpid() and s.state not in "ZX"]
 
 
-def _close_all_but(keep: int) -> None:
+def close_all_but(keep: int) -> None:
     """Only what is needed stays open: a channel or lock inherited here would outlive its owner's kill -9."""
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1, 2):
@@ -314,7 +335,8 @@ def _become_script(run: RunDir, spec: Spec, gate: int, log: int) -> NoReturn:
         signal.pthread_sigmask(signal.SIG_SETMASK, set())
         prelude = os.path.join(os.path.dirname(os.path.abspath(__file__)), "prelude.sh")
         env = {**spec["base"], **spec["env"]}
-        os.execve(spec["shell"], ["bash", "--noprofile", "--norc", prelude, run.script], env)
+        words = ["bash", "--noprofile", "--norc", prelude, run.script, spec["wrappers"]]
+        os.execve(spec["shell"], words, env)
     except BaseException as error:
         os.write(2, ("skyq: this step could not start: %s\n" % error).encode())
     os._exit(126)

@@ -47,7 +47,7 @@ def make_private(path: str) -> None:
 
 
 def private_folders(path: str) -> None:
-    """Make what is missing of the path, each folder for this account only; os.makedirs says so of the last."""
+    """Make what is missing of the path, each folder for this account only: os.makedirs minds the last one."""
     if not os.path.isdir(os.path.dirname(path)):
         private_folders(os.path.dirname(path))
     try:
@@ -56,18 +56,34 @@ def private_folders(path: str) -> None:
         pass
 
 
+def leave_trace(path: str) -> None:
+    """Give a private file the time of now, if that can be had."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        os.utime(path)
+    except OSError:
+        pass  # a full disk
+
+
+def file_system(path: str) -> str:
+    """The type of the file system that a path is, or would be, on; "" where that can't be told."""
+    while not os.path.exists(path):
+        path = os.path.dirname(path)
+    device = os.stat(path).st_dev
+    name, kind = "%d:%d" % (os.major(device), os.minor(device)), ""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
+        for line in file:
+            fields = line.split()
+            if fields[2] == name:
+                kind = fields[fields.index("-") + 1]
+    return kind
+
+
 def _shared_file_system(path: str) -> str:
     """The type of the file system if several machines may see it, else ""."""
     while not os.path.exists(path):
         path = os.path.dirname(path)
-    device = os.stat(path).st_dev
-    if os.major(device) != 0:
+    if os.major(os.stat(path).st_dev) != 0:
         return ""  # a disk of this machine
-    name = "%d:%d" % (os.major(device), os.minor(device))
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
-        for line in file:
-            fields = line.split()
-            kind = fields[fields.index("-") + 1]
-            if fields[2] == name:
-                return kind if kind in SHARED or kind.startswith("fuse.") else ""
-    return ""
+    kind = file_system(path)
+    return kind if kind in SHARED or kind.startswith("fuse.") else ""

@@ -63,10 +63,22 @@ def test_no_ids_never_means_somebody_elses_job(queue: LocalQueue) -> None:
     assert queue.states() == {1: "RUNNING"}
 
 
+def test_jobs_can_be_named_by_name_and_pattern_but_only_mine(queue: LocalQueue) -> None:
+    for name in ("sweep-1", "sweep-2", "other"):
+        running(queue, "-n", name)
+    theirs = queue.submit("-n", "sweep-3", "sleep 600", env={"SKYQ_USER": "you"})
+    queue.wait(theirs, "RUNNING")
+    queue.ok("cancel", "local", "sweep-*", "-y")
+    assert queue.states() == {1: "CANCELLED", 2: "CANCELLED", 3: "RUNNING", 4: "RUNNING"}
+
+    queue.ok("cancel", "local", "other", "-y")
+    assert queue.states()[3] == "CANCELLED"
+
+
 def test_what_has_ended_or_never_was_is_no_error(queue: LocalQueue) -> None:
     queue.submit("true")
     queue.wait(1, "SUCCEEDED")
-    result = queue.ok("cancel", "local", "1", "99", "-y")
+    result = queue.ok("cancel", "local", "1", "99", "9" * 30, "-y")
 
     assert result.lines[-1] == "No jobs cancelled. They may be in terminal states."
     assert queue.states() == {1: "SUCCEEDED"}

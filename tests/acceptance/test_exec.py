@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 
 import pytest
 
-from tests.cluster import LocalQueue, Result
+from tests.cluster import LocalQueue, Result, kill
 
 HINT = "This job gets no device (CUDA_VISIBLE_DEVICES is empty). For one: --gpus H100:1"
 
@@ -129,6 +130,14 @@ def test_ids_count_up(queue: LocalQueue) -> None:
     queue.wait_all(range(1, 6), "SUCCEEDED")
 
 
+def test_the_grace_time_must_be_a_number(queue: LocalQueue) -> None:
+    result = queue.run("exec", "local", "true", env={"SKYQ_GRACE_S": "soon"})
+
+    assert result.code == 2
+    assert "SKYQ_GRACE_S should be a number of seconds" in result.err
+    assert queue.jobs() == {}
+
+
 def test_an_attached_submit_exits_with_the_jobs_result(queue: LocalQueue) -> None:
     failed = queue.run("exec", "local", "echo before; exit 3")
 
@@ -167,6 +176,16 @@ def test_ctrl_c_leaves_the_job_running_and_logs_attaches_again(queue: LocalQueue
     again.line(r"\(sky-cmd, pid=\d+\) two")
 
 
+def test_an_attached_submit_outlives_the_dispatcher(queue: LocalQueue) -> None:
+    process = queue.start("exec", "local", queue.until_open() + "; exit 3")
+    queue.until(queue.job_processes, "the job runs")
+    kill(queue.dispatcher())
+    queue.open_gate()
+    process.communicate(timeout=60)
+
+    assert process.returncode == 100
+
+
 def test_an_unknown_cluster_is_an_error(queue: LocalQueue) -> None:
     result = queue.run("exec", "nowhere", "echo hi")
 
@@ -175,7 +194,47 @@ def test_an_unknown_cluster_is_an_error(queue: LocalQueue) -> None:
 
 
 def test_a_blank_command_is_refused(queue: LocalQueue) -> None:
-    assert "There is nothing to run" in refused(queue, "  ").err
+    assert refused(queue, "  ").err == "There is nothing to run: the command is blank.\n"
+
+
+@pytest.mark.parametrize("text", [b"run: \xff\n", b"echo \xff\n"])
+def test_what_is_not_utf_8_is_refused_in_words(queue: LocalQueue, text: bytes) -> None:
+    (queue.user_home / "task.yaml").write_bytes(text)
+    process = queue.start("exec", "local", "-", stdin=subprocess.PIPE)
+    _, err = process.communicate(text, timeout=60)
+
+    assert "not valid UTF-8" in err.decode()
+    assert refused(queue, "task.yaml").err == "task.yaml is not UTF-8 text. Save it as UTF-8.\n"
+    assert "not valid UTF-8" in refused(queue, "echo \udcff").err
+
+
+def test_quiet_prints_only_what_the_job_prints_and_with_d_only_the_id(queue: LocalQueue) -> None:
+    attached, detached = (
+        queue.ok("exec", "local", "-q", "echo hi"),
+        queue.ok("exec", "local", "-qd", "echo hi"),
+    )
+
+    assert attached.out == "hi\n"
+    assert (detached.out, attached.err, detached.err) == ("2\n", "", "")
+
+
+def test_a_screen_that_has_no_such_characters_is_no_error(queue: LocalQueue) -> None:
+    result = queue.ok("exec", "local", "echo é", env={"PYTHONIOENCODING": "ascii"})
+
+    assert "Command to run: echo ?" in result.lines
+    assert queue.log(1) == "é\n"
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_error(queue: LocalQueue, closed: str) -> None:
+    # The shell closes them: a descriptor opened later gets the number 1, and must not get the output too.
+    words = [*queue.program, "exec", "local", "echo", "hi"]
+    done = subprocess.run(
+        ["sh", "-c", '"$@" ' + closed, "sh", *words], env=queue.env, check=False, timeout=60
+    )
+
+    assert done.returncode == 0
+    assert queue.log(1) == "hi\n"
 
 
 # Task files.
@@ -326,14 +385,6 @@ def test_flags_that_only_a_cloud_has_are_ignored_with_one_warning(queue: LocalQu
     result.line(r"\(sky-cmd, pid=\d+\) hi")
     warnings = [line for line in result.err.splitlines() if "Warning" in line]
     assert warnings == ["Warning: --infra, --use-spot, -t: no meaning here, ignored."]
-
-
-@pytest.mark.parametrize("text", ["workdir: .\nrun: pwd\n", "file_mounts:\n  a: b\nrun: pwd\n"])
-def test_workdir_and_file_mounts_are_refused_for_now(queue: LocalQueue, text: str) -> None:
-    queue.file("task.yaml", text)
-    queue.file("b", "")
-
-    assert "workdir and file_mounts can't be used yet" in refused(queue, "task.yaml").err
 
 
 # What is asked for.

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from skyq import __version__
+from skyq.cli.main import VERBS
 from tests.cluster import LocalQueue
-
-VERBS = ("exec", "launch", "queue", "logs", "cancel", "status", "why")
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])
@@ -59,7 +58,7 @@ def test_an_unknown_command_is_a_usage_error(queue: LocalQueue, words: list[str]
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_an_unknown_option_is_a_usage_error_and_no_abbreviation_counts(queue: LocalQueue, verb: str) -> None:
-    result = queue.run(verb, "local", "--hel")
+    result = queue.run(verb, "bash" if verb == "completion" else "local", "--hel")
 
     assert result.code == 2
     assert result.err.splitlines()[0].startswith("Usage: skyq %s " % verb)

@@ -91,6 +91,15 @@ def test_an_unknown_job_is_102(queue: LocalQueue) -> None:
     assert (unknown.code, unknown.out, unknown.err) == (102, "", UNKNOWN)
 
 
+def test_a_job_can_be_named_by_its_name(queue: LocalQueue) -> None:
+    ended(queue, "echo first", "-n", "first")
+    ended(queue, "echo other", "-n", "other")
+
+    assert shown(queue.ok("logs", "local", "first")) == ["first"]
+    assert queue.ok("logs", "local", "first", "--status").out == "Job 1: SUCCEEDED\n"
+    assert queue.ok("why", "first").lines[0] == "Job 1 (first): SUCCEEDED"
+
+
 # --status.
 
 
@@ -133,6 +142,7 @@ def test_status_of_an_unknown_job_is_102(queue: LocalQueue) -> None:
         (["local", "abc"], "Invalid job ID abc. Job ID must be integers."),
         (["local", "abc", "--status"], "Invalid job ID abc. Job ID must be integers."),
         (["local", "-s", "--status"], "Both --sync_down and --status are specified (ambiguous)."),
+        (["local", "5x"], "Invalid job ID 5x. Job ID must be integers."),
         (["local", "--tail", "x"], "argument --tail: invalid int value: 'x'"),
         (["local", "--nope"], "No such option: --nope"),
     ],

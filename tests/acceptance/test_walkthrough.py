@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.acceptance.test_queue import cells
 from tests.cluster import LocalQueue
-from tests.program import ROOT
 
 # The README's dnn.yaml, but that each job ends when the test says so: ~/end-ID.
 DNN = """\
@@ -80,11 +77,3 @@ def test_two_jobs_share_one_device(queue: LocalQueue) -> None:
     assert set(queue.states().values()) == {"RUNNING"}
     queue.open_gate()
     queue.wait_all([1, 2], "SUCCEEDED")
-
-
-@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "sample_tasks").glob("*.yaml")))
-def test_every_sample_task_runs(queue: LocalQueue, name: str) -> None:
-    result = queue.run("launch", "-c", "local", str(ROOT / "sample_tasks" / name), "--env", "TRAIN_SECONDS=0")
-
-    assert result.code == 0, str(result)
-    assert "Warning" not in result.err

@@ -42,7 +42,7 @@ def test_a_running_job_tells_where_it_runs(queue: LocalQueue) -> None:
         ("exit 3", "exit code 3"),
         ("no-such-command", "exit code 127 (command not found)"),
         ("kill -SEGV $$", "exit code 139 (likely due to Segmentation Fault)"),
-        ("kill -KILL $$", "exit code 137 (killed by SIGKILL; out of memory, if nobody killed it)"),
+        ("kill -KILL $$", "exit code 137 (killed by SIGKILL: often out of memory)"),
         ("kill -USR1 $$", "exit code 138 (killed by signal 10)"),
     ],
 )
