@@ -64,20 +64,23 @@ class Machine:
         self.crontabs.chmod(0o730)
         self._init: psutil.Process | None = None
 
-    def boot(self) -> None:
-        """As after a power cut: nothing runs, the boot id is another one."""
+    def boot(self, same_boot_id: bool = False) -> None:
+        """As after a power cut: nothing runs, and the boot id is another one (unless it is a container)."""
         assert self._init is None
-        (self.disk / "boot_id").write_text("%s\n" % uuid.uuid4())
+        if not same_boot_id:
+            (self.disk / "boot_id").write_text("%s\n" % uuid.uuid4())
         booted = self.disk / "booted"
         booted.unlink(missing_ok=True)
+        console = os.open(self.disk / "console", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         outside = subprocess.Popen(
             ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c", INIT],
             env={"PATH": PATH, "disk": str(self.disk), "cron": which("cron") if self.cron else ""},
             stdin=subprocess.DEVNULL,
-            stdout=open(self.disk / "console", "ab"),
-            stderr=subprocess.STDOUT,
+            stdout=console,
+            stderr=console,
         )
         wait_until(booted.exists, "the machine boots", evidence=(self.disk / "console").read_text)
+        os.close(console)
         self._outside = outside
         self._init = psutil.Process(outside.pid).children()[0]
 
@@ -110,7 +113,6 @@ class Machine:
         if self._init is not None:
             self._init.send_signal(signal.SIGKILL)
             self._outside.wait()
-            self._outside.stdout and self._outside.stdout.close()
             self._init = None
 
 

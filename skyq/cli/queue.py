@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
@@ -11,7 +12,6 @@ from skyq.cli import cluster
 from skyq.cli.parser import Parser
 from skyq.cli.render import QueueRow, QueueView, Style, queue_json, queue_table
 from skyq.core.errors import SkyqError
-from skyq.head.head import Head
 
 _EXAMPLES = """\
   skyq queue local            newest first; REASON tells why a job waits
@@ -35,9 +35,9 @@ def parser() -> Parser:
 def main(words: list[str]) -> int:
     """Exit code 0, or 1 if a cluster could not be asked."""
     found = parser().read(words)
-    names = found.clusters or cluster.known()
+    names = list(dict.fromkeys(found.clusters)) or cluster.known()
     if found.output == "json":
-        answer = {name: _ask(name, found)[1] for name in names}
+        answer = {name: _ask(name, found) for name in names}
         print(json.dumps({name: queue_json(name, rows)[name] for name, rows in answer.items()}, indent=2))
         return 0
     style = Style.of(sys.stdout.isatty(), os.environ)
@@ -45,7 +45,7 @@ def main(words: list[str]) -> int:
     failed = 0
     for number, name in enumerate(names):
         try:
-            rows = _ask(name, found)[1]
+            rows = _ask(name, found)
         except SkyqError as error:
             print(
                 style.yellow("Failed to get the job queue for cluster '%s'.\n  %s" % (name, error)),
@@ -57,13 +57,11 @@ def main(words: list[str]) -> int:
     return failed
 
 
-def _ask(name: str, found: object) -> tuple[Head, list[QueueRow]]:
+def _ask(name: str, found: argparse.Namespace) -> list[QueueRow]:
     from skyq.cli.submit import user
 
     head = cluster.open_head(name)
     head.look()
-    everybody = getattr(found, "all_users", False)
-    jobs = head.jobs(None if everybody else user(), getattr(found, "skip_finished", False))
+    jobs = head.jobs(None if found.all_users else user(), found.skip_finished)
     reasons = head.reasons(jobs)
-    rows = [QueueRow(job, head.resources(job), head.log_folder(job), reasons.get(job.id, "")) for job in jobs]
-    return head, rows
+    return [QueueRow(job, head.resources(job), head.log_folder(job), reasons.get(job.id, "")) for job in jobs]

@@ -10,6 +10,8 @@ from skyq.cli import cluster
 from skyq.cli.parser import Parser
 from skyq.cli.render import Style, nodes_json, nodes_table
 from skyq.core import states
+from skyq.core.errors import SkyqError
+from skyq.head.head import Head
 
 _EXAMPLES = """\
   skyq status            every cluster: nodes, devices in use and free, jobs
@@ -30,21 +32,31 @@ def parser() -> Parser:
 
 
 def main(words: list[str]) -> int:
-    """Exit code 0."""
+    """Exit code 0, or 1 if a cluster could not be asked."""
     found = parser().read(words)
-    names = found.clusters or cluster.known()
+    names = list(dict.fromkeys(found.clusters)) or cluster.known()
     answers: dict[str, object] = {}
-    style = Style.of(sys.stdout.isatty(), os.environ)
+    failed = 0
     for name in names:
-        head = cluster.open_head(name)
-        head.look()
-        nodes, holding = head.nodes(), head.holding()
-        if found.output == "json":
-            answers.update(nodes_json(name, nodes, holding))
+        try:
+            head = cluster.open_head(name)
+        except SkyqError as error:
+            print(error, file=sys.stderr)
+            failed = 1
             continue
-        waiting = sum(job.state in states.WAITING for job in head.jobs(None, unfinished=True))
-        print(style.bold("Cluster " + name) + ": %d running, %d waiting" % (len(holding), waiting))
-        print(nodes_table(nodes, holding, style))
+        head.look()
+        if found.output == "json":
+            answers.update(nodes_json(name, head.nodes(), head.holding()))
+        else:
+            _show(name, head)
     if found.output == "json":
         print(json.dumps(answers, indent=2))
-    return 0
+    return failed
+
+
+def _show(name: str, head: Head) -> None:
+    style = Style.of(sys.stdout.isatty(), os.environ)
+    holding = head.holding()
+    waiting = sum(job.state in states.WAITING for job in head.jobs(None, unfinished=True))
+    print(style.bold("Cluster " + name) + ": %d running, %d waiting" % (len(holding), waiting))
+    print(nodes_table(head.nodes(), holding, style))

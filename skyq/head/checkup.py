@@ -71,7 +71,7 @@ def disk(where: ClusterDir) -> Finding:
     found = os.statvfs(where.root)
     free, total = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
     text = "%.1f of %.1f GB free for queue, logs and copies" % (free / GB, total / GB)
-    if free < LOW or 0 < found.f_files and found.f_favail < LOW_FILES:
+    if free < LOW or (found.f_files > 0 and found.f_favail < LOW_FILES):
         if free >= LOW:
             text += ", but only %d more files fit" % found.f_favail
         return Finding("disk", False, text, "Make room: `skyq clean` removes what ended jobs left.")
@@ -101,7 +101,8 @@ def cron_job(head: Head) -> Finding:
         return Finding("cron", True, "not needed yet: asked to tick once work lasts over 5 seconds")
     if seen > CRON_SEEN and time.clock_gettime(time.CLOCK_BOOTTIME) > CRON_SEEN:
         text = "asked to tick every minute, but last did %s ago" % duration(seen)
-        return Finding("cron", False, text, "Look again in a minute; then into cron's log: journalctl -u cron")
+        todo = "Look again in a minute, then into cron's log (root: journalctl -u cron)."
+        return Finding("cron", False, text, todo)
     return Finding("cron", True, "ticks every minute")
 
 
@@ -130,10 +131,8 @@ def clock(head: Head) -> Finding:
     for job in head.jobs(None, unfinished=False):
         ahead = max(job.submitted_at, job.started_at or 0.0, job.ended_at or 0.0) - now
         if ahead > AHEAD:
-            text = "was set back: job %d is %s in the future. Times in `queue` mislead; the order of jobs " % (
-                *(job.id, duration(ahead)),
-            )
-            return Finding("clock", False, text + "doesn't depend on them", "Check it: timedatectl")
+            text = "was set back: job %d is %s in the future; the order of jobs doesn't depend on it"
+            return Finding("clock", False, text % (job.id, duration(ahead)), "Check it: timedatectl")
     return Finding("clock", True, time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(now)))
 
 
@@ -159,7 +158,11 @@ def _last_words(path: str) -> List[str]:
         return []
     hello = [number for number, line in enumerate(lines) if ": dispatcher of " in line]
     said = lines[hello[-1] + 1 :] if hello else lines
-    return ["".join(char if char.isprintable() else "?" for char in line)[:200] for line in said][-LAST_WORDS:]
+    return [_plain(line) for line in said[-LAST_WORDS:]]
+
+
+def _plain(line: str) -> str:
+    return "".join(char if char.isprintable() else "?" for char in line[:200])
 
 
 def short(path: str) -> str:

@@ -59,6 +59,8 @@ def run(where: ClusterDir, cluster: str, connect: Connect) -> None:
 
 
 def _work(where: ClusterDir) -> bool:
+    if not os.path.exists(where.database):
+        return False  # the cluster was removed: don't make it anew
     store = Store.open(where.database)
     try:
         return store.has_unfinished()

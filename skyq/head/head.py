@@ -11,13 +11,20 @@ from typing import Dict, List, Optional, Sequence
 
 from skyq.core import schedule, states
 from skyq.core.accelerators import resources_text
-from skyq.core.errors import Misfit
+from skyq.core.errors import Misfit, SkyqError
 from skyq.core.model import Grant, Holding, Job, Node, Snapshot, Task, Waiting
 from skyq.core.paths import ClusterDir, step_log
 from skyq.core.rankenv import task_id
 from skyq.head import specs, wake, workdirs
 from skyq.store.place import make_private, private_folders
 from skyq.store.store import NewJob, Store
+
+CLOSING = "closing"
+"""The setting that refuses submits while the cluster is being removed."""
+_CLOSED = (
+    "Cluster '%s' is being removed by `skyq down`: it takes no jobs. Submit again when that has ended.\n"
+    "If it was interrupted, type it again: `skyq down %s` goes on, or takes it back if you answer no."
+)
 
 
 class Head:
@@ -47,7 +54,8 @@ class Head:
         return job_id
 
     def check(self, task: Task) -> None:
-        """Raise Misfit when the cluster could never run the task."""
+        """Raise Misfit when the cluster could never run the task, SkyqError when it takes none now."""
+        self._refuse_if_closed()
         why = schedule.misfit(self.store.nodes(), task.num_nodes, task.alternatives, self.cluster)
         if why:
             raise Misfit(why)
@@ -79,6 +87,7 @@ class Head:
             spec=specs.stored(task, cwd),
         )
         with self.store.transaction(), specs.saved_secrets(self.where, uuid, task.secrets):
+            self._refuse_if_closed()
             job_id = self.store.submit(new)
             stamp = time.strftime("%Y-%m-%d-%H-%M-%S", time.localtime(now)) + "-%06d" % (now % 1 * 1e6)
             self.store.note(job_id, task_id=task_id(stamp, self.cluster, job_id))
@@ -155,6 +164,19 @@ class Head:
         return {step: step_log(self.log_folder(job), step, single) for step in steps}
 
     # Orders.
+
+    def close(self, closed: bool) -> None:
+        """Refuse submits from now on, or take them again. Each one is before this or after it, as a whole."""
+        with self.store.transaction():
+            self.store.set(CLOSING, "yes" if closed else "")
+
+    def _refuse_if_closed(self) -> None:
+        if self.is_closed():
+            raise SkyqError(_CLOSED % (self.cluster, self.cluster))
+
+    def is_closed(self) -> bool:
+        """Whether submits are refused."""
+        return bool(self.store.get(CLOSING))
 
     def cancel(self, ids: Sequence[int], by: str) -> List[int]:
         """Ask for the end of these jobs; returns those that it concerns, highest first.

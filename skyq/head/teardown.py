@@ -1,8 +1,8 @@
 """The end of a cluster on its head: what jobs wrote stays unless that is wanted otherwise, all else goes.
 
 The order keeps every moment safe: submits are refused first; then all processes end; then, under tick.lock,
-everything goes but the queue's database, and that last. Whoever dies in between leaves a cluster that is closed
-to submits, and `skyq down` goes on from there.
+everything goes but the queue's database, and that last. Whoever dies in between leaves a cluster that is
+closed to submits, and `skyq down` goes on from there.
 """
 
 from __future__ import annotations
@@ -39,37 +39,52 @@ def written(where: ClusterDir) -> List[Written]:
     found = []
     for name in sorted(os.listdir(where.root)):
         path = os.path.join(where.root, name)
-        if path == where.logs or name.startswith(KEPT_LOGS):
-            count = sum(os.path.isdir(os.path.join(path, entry, "tasks")) for entry in os.listdir(path))
-            found.append(Written(path, "logs of %s" % _counted(count, "job"), disk_use(path)))
-        elif path == where.workdirs:
+        if path == where.workdirs and os.listdir(path):
             count = sum(os.path.isdir(os.path.join(path, entry)) for entry in os.listdir(path))
             found.append(Written(path, _counted(count, "copy", "copies") + " of workdirs", disk_use(path)))
-    return [one for one in found if one.size or not one.what.startswith(("0 ", "logs of 0 "))]
+        elif (path == where.logs or name.startswith(KEPT_LOGS)) and _has_text(path):
+            found.append(Written(path, "logs of " + _counted(len(os.listdir(path)), "job"), disk_use(path)))
+    return found
+
+
+def _has_text(path: str) -> bool:
+    """Whether any of the files is not empty."""
+    return any(
+        os.path.getsize(os.path.join(folder, name)) for folder, _, names in os.walk(path) for name in names
+    )
 
 
 def remove(where: ClusterDir, purge: bool) -> None:
-    """Remove everything, or all but what jobs wrote. Nothing may be unfinished. Raises Busy, OSError."""
+    """Remove everything, or all but what jobs wrote. Nothing may be unfinished. Raises Busy.
+
+    What can't be removed, since a job let another account write it, stays.
+    """
     with tick_lock(where.tick_lock, wait=LOCK_WAIT) as held:
         if not held:
             raise Busy
         if purge:
             _purge(where)
-        elif os.path.isdir(where.logs) and not _is_empty(where.logs):
-            # Not under the old name: the next cluster counts its jobs from 1 again.
-            os.rename(where.logs, os.path.join(where.root, KEPT_LOGS + time.strftime("%Y-%m-%d-%H-%M-%S")))
+        elif os.path.isdir(where.logs) and _has_text(where.logs):
+            os.rename(where.logs, _kept_logs(where))
         for name in os.listdir(where.root):
             path = os.path.join(where.root, name)
             kept = path == where.workdirs or name.startswith(KEPT_LOGS)
             if not kept and not path.startswith((where.database, where.tick_lock)):
                 _remove(path)
-        # The lock's file before the database: as long as that is there, and without work, nobody wants the lock.
-        _remove(where.tick_lock)
-        for suffix in ("-shm", "-wal", ""):
-            _remove(where.database + suffix)
-        for folder in (where.workdirs, where.root):
-            if os.path.isdir(folder) and _is_empty(folder):
+        # The lock's file before the database: as long as that is there, and no work, nobody wants the lock.
+        for path in (where.tick_lock, where.database + "-shm", where.database + "-wal", where.database):
+            _remove(path)
+        for folder in (where.workdirs, where.root, os.path.dirname(where.root)):
+            if os.path.isdir(folder) and not os.listdir(folder):
                 os.rmdir(folder)
+
+
+def _kept_logs(where: ClusterDir) -> str:
+    """A name that no other cluster will use: the next one counts its jobs from 1 again."""
+    path = os.path.join(where.root, KEPT_LOGS + time.strftime("%Y-%m-%d-%H-%M-%S"))
+    while os.path.exists(path):
+        path += "+"
+    return path
 
 
 def _purge(where: ClusterDir) -> None:
@@ -89,17 +104,19 @@ def _unlink_mounts(where: ClusterDir) -> None:
 
 
 def _remove(path: str) -> None:
-    if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path)
+    """A file or folder, as far as it can be removed; jobs leave folders that nobody may write to."""
+    if not os.path.isdir(path) or os.path.islink(path):
+        if os.path.lexists(path):
+            os.unlink(path)
         return
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
-
-
-def _is_empty(folder: str) -> bool:
-    return not os.listdir(folder)
+    shutil.rmtree(path, ignore_errors=True)
+    if os.path.isdir(path):
+        for folder, _, _ in os.walk(path):
+            try:
+                os.chmod(folder, 0o700)
+            except OSError:
+                pass
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _counted(number: int, what: str, plural: str = "") -> str:

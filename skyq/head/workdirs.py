@@ -47,6 +47,8 @@ class Item(Protocol):
 PART = ".part"
 """Ends the name of a copy that isn't whole yet."""
 _NOTHING: Dict[str, Any] = {"shows": [], "paths": [], "shown_at": ""}
+FORMER = "before-the-first-copy"
+"""The name of the folder that `~/sky_workdir` was."""
 MOUNT = "mount"
 """The name of what is mounted, in its copy."""
 
@@ -320,7 +322,7 @@ def adopt(where: ClusterDir) -> str:
     A real folder of that name moves into the state and is linked: what jobs wrote stays in its place
     for everybody who looks, and the link can be turned to a copy.
     """
-    path, former = default(), where.workdir("before-the-first-copy")
+    path, former = default(), where.workdir(FORMER)
     if os.path.isdir(path) and not os.path.islink(path):
         make_private(where.workdirs)
         try:
@@ -333,6 +335,15 @@ def adopt(where: ClusterDir) -> str:
     if not os.path.lexists(path) and os.path.isdir(former):
         make_current(former)  # also where the last one to adopt it was killed in between
     return linked() if os.path.isdir(path) else ""
+
+
+def release(where: ClusterDir) -> None:
+    """The way back from adopt(), before all copies are removed: `~/sky_workdir` is what it was before."""
+    path, former = default(), where.workdir(FORMER)
+    if linked().startswith(os.path.realpath(where.workdirs) + os.sep):
+        os.unlink(path)
+    if os.path.isdir(former) and not os.path.lexists(path):
+        os.rename(former, path)
 
 
 def _unlink(path: str) -> None:

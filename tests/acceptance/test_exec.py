@@ -208,16 +208,6 @@ def test_what_is_not_utf_8_is_refused_in_words(queue: LocalQueue, text: bytes) -
     assert "not valid UTF-8" in refused(queue, "echo \udcff").err
 
 
-def test_quiet_prints_only_what_the_job_prints_and_with_d_only_the_id(queue: LocalQueue) -> None:
-    attached, detached = (
-        queue.ok("exec", "local", "-q", "echo hi"),
-        queue.ok("exec", "local", "-qd", "echo hi"),
-    )
-
-    assert attached.out == "hi\n"
-    assert (detached.out, attached.err, detached.err) == ("2\n", "", "")
-
-
 def test_a_screen_that_has_no_such_characters_is_no_error(queue: LocalQueue) -> None:
     result = queue.ok("exec", "local", "echo é", env={"PYTHONIOENCODING": "ascii"})
 

@@ -70,9 +70,8 @@ def test_everything_it_started_is_dead_when_the_node_says_so(node: Node, whose: 
 
 def test_what_its_shim_was_still_seeing_off_is_dead_and_the_exit_code_is_the_real_one(node: Node) -> None:
     agent, pids = node.agent(), node.file()
-    agent.start(
-        "bash -c 'trap \"\" TERM; echo $$ >> %s; while :; do sleep 1; done' & \n" % pids + "sleep 0.2; exit 4"
-    )
+    stays = "bash -c 'trap \"\" TERM; echo $$ >> %s; while :; do sleep 1; done' &\n" % pids
+    agent.start(stays + "until [ -s %s ]; do sleep 0.05; done; exit 4" % pids)
     shim = agent.shim()
     survivor = int(written(pids)[0])
     wait_until(lambda: os.path.exists(node.run().exit), "the script is over")

@@ -29,7 +29,7 @@ BASHRCS = {
     "the other guard": '[ -z "$PS1" ] && return\n',
     "exits": "exit 9\n",
     "sets -e": "set -e\nfalse\n",
-    "sets much": "set -euxfC -o pipefail\nset -m\nset -n\n",
+    "sets much": "set -euxfC -o pipefail\nset -m\n",
     "noise": "echo noise\necho noise >&2\nprintf '\\ec'\n",
     "syntax error": "if then (\n",
     "traps": "trap 'echo noise' EXIT DEBUG ERR\n",
@@ -38,7 +38,7 @@ BASHRCS = {
     "descriptors": "exec 5>&1 >/dev/null\n",
     "reads": "read answer; cat\n",
     "becomes another shell": "exec sh\n",
-    "functions": "exec() { exit 1; }; cd() { exit 1; }; export() { exit 1; }; shift() { exit 1; }\n",
+    "an own cd": 'cd() { builtin cd "$@" && echo here; }; cd /tmp\n',
 }
 
 

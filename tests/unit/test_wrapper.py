@@ -220,9 +220,21 @@ def test_other_commands_pass_unchanged(words: list[str]) -> None:
 WORDS = st.one_of(
     st.text(max_size=6),
     st.sampled_from(
-        "run create container -it -e -e=A --env CUDA_VISIBLE_DEVICES=0 -- - --rm --name --device /dev/fuse "
-        "image sh -H --context --label a=b".split()
+        [
+            "run",
+            "create",
+            "container",
+            "-it",
+            "-e",
+            "-e=A",
+            "--env",
+            "CUDA_VISIBLE_DEVICES=0",
+            "--",
+            "-",
+            "--rm",
+        ]
     ),
+    st.sampled_from(["--name", "--device", "/dev/fuse", "image", "sh", "-H", "--context", "--label", "a=b"]),
 ).filter(lambda word: "gpu" not in word)
 
 

@@ -1,0 +1,204 @@
+"""`skyq down`: the end of a cluster: its jobs, its queue, and what it installed."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import os
+import sys
+import time
+
+from skyq.cli import cluster
+from skyq.cli.parser import Parser, confirm
+from skyq.cli.sync import size_text
+from skyq.core.errors import SkyqError, UsageError
+from skyq.core.paths import ClusterDir
+from skyq.head import cron, launcher, teardown
+from skyq.head.checkup import short
+from skyq.head.head import Head
+from skyq.store.place import state_home
+
+MARGIN = 10.0  # seconds beyond the grace time that jobs ask for, until they must have ended
+LOOK = 0.05  # seconds
+
+_NO_NAME = (
+    "`skyq down` requires either a cluster name or glob (see `skyq status`), or the -a/--all flag for all "
+    "your clusters."
+)
+_EXAMPLES = """\
+  skyq down local              asks; logs and copies of workdirs stay if you want
+  skyq down local -y           asks nothing; they stay
+  skyq down local -y --purge   they go too
+"""
+
+
+def parser() -> Parser:
+    """Its flags."""
+    found = Parser(
+        "down",
+        "[OPTIONS] [CLUSTERS]...",
+        "End clusters: cancel their jobs, then remove their queue and what it installed.",
+        _EXAMPLES,
+    )
+    found.add_argument("clusters", nargs="*", metavar="CLUSTERS", help="names or patterns")
+    found.add_argument("-a", "--all", action="store_true", help="all clusters")
+    found.add_argument("-y", "--yes", action="store_true", help="ask nothing; what jobs wrote stays")
+    found.add_argument("-p", "--purge", action="store_true", help="remove what jobs wrote, too")
+    return found
+
+
+def main(words: list[str]) -> int:
+    """Exit code 0, or 1 where something isn't there or stays."""
+    found = parser().read(words)
+    if not found.clusters and not found.all:
+        raise UsageError(_NO_NAME)
+    names, unknown = _chosen(["*"] if found.all else found.clusters)
+    if not names:
+        raise SkyqError("Cluster(s) not found (tip: see `skyq status`).")
+    for word in unknown:
+        print("Cluster '%s' not found." % word, file=sys.stderr)
+    there = [name for name in names if os.path.isdir(state_home().cluster(name).root)]
+    for name in names:
+        if name not in there:
+            print("Cluster %s has nothing to remove." % name)
+    if there and not found.yes:
+        _ask(there)
+    ended = [_end(name, found.yes, found.purge) for name in there]
+    return int(bool(unknown) or not all(ended))
+
+
+def _ask(names: list[str]) -> None:
+    """SkyqError unless the answer is yes."""
+    for name in names:
+        jobs = _head(name).jobs(None, unfinished=True) if _has_queue(name) else []
+        if jobs:
+            users = ", ".join(sorted({job.user for job in jobs}))
+            print("Unfinished jobs on cluster %s: %d, of %s." % (name, len(jobs), users))
+    what = "%d cluster%s: %s" % (len(names), "" if len(names) == 1 else "s", ", ".join(names))
+    if not confirm("Terminating %s. Proceed?" % what, default=True):
+        _take_back(names)
+        raise SkyqError("Aborted!")
+
+
+def _has_queue(name: str) -> bool:
+    return os.path.exists(state_home().cluster(name).database)
+
+
+def _head(name: str) -> Head:
+    return cluster.open_head(name, refresh=False)
+
+
+def _chosen(patterns: list[str]) -> tuple[list[str], list[str]]:
+    """The clusters meant, and the words that mean none."""
+    names = [name for name in cluster.known() if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
+    return names, [word for word in patterns if not fnmatch.filter(cluster.known(), word)]
+
+
+def _take_back(names: list[str]) -> None:
+    """The user said no: a cluster that an interrupted `down` left closed takes jobs again."""
+    for name in names:
+        if _has_queue(name) and _head(name).is_closed():
+            _head(name).close(False)
+            print("Cluster %s stays, and takes jobs again." % name)
+
+
+def _end(name: str, yes: bool, purge: bool) -> bool:
+    """Whether all of it went."""
+    where = state_home().cluster(name)
+    purge = _wants_purge(where, yes, purge)
+    print("Terminating cluster %s..." % name, flush=True)
+    leftover = ""
+    if _has_queue(name):
+        leftover = _end_jobs_and_queue(_head(name), purge)
+    elif purge:
+        teardown.remove(where, purge)
+    print("Terminating cluster %s...done." % name)
+    stays = teardown.written(where) if os.path.isdir(where.root) else []
+    if stays:
+        told = "can't be removed" if purge else "stays"
+        size = size_text(sum(one.size for one in stays))
+        print("What its jobs wrote %s: %s in %s" % (told, size, short(where.root)))
+        print("To remove that too: %s" % ("sudo rm -r " + where.root if purge else _again(name)))
+    if leftover:
+        print(leftover, file=sys.stderr)
+    return not leftover and not (stays and purge)
+
+
+def _again(name: str) -> str:
+    return "skyq down %s --purge" % name
+
+
+def _wants_purge(where: ClusterDir, yes: bool, purge: bool) -> bool:
+    found = teardown.written(where)
+    if not found or yes or purge:
+        return purge
+    print("What its jobs wrote:")
+    for one in found:
+        print("  %10s  %s, in %s" % (size_text(one.size), one.what, short(one.path)))
+    return confirm("Remove that too?", default=False)
+
+
+def _end_jobs_and_queue(head: Head, purge: bool) -> str:
+    """Remove all but what stays; a sentence about what could not be. SkyqError: nothing was removed."""
+    removing = False
+    head.close(True)
+    try:
+        _end_jobs(head)
+        removing = True
+        return _remove(head, purge)
+    except teardown.Busy:
+        removing = False
+        raise SkyqError(
+            "The dispatcher of cluster %s does not leave: nothing was removed. Look into %s, and try again."
+            % (head.cluster, head.where.dispatcher_log)
+        ) from None
+    finally:
+        if not removing:
+            head.close(False)
+
+
+def _end_jobs(head: Head) -> None:
+    """See every job dead. Raises SkyqError when one lives on."""
+    from skyq.cli.submit import user
+
+    ids = [job.id for job in head.jobs(None, unfinished=True)]
+    if not ids:
+        return
+    print("Cancelling %d job%s..." % (len(ids), "" if len(ids) == 1 else "s"), flush=True)
+    graces = [json.loads(head.store.spec(job_id)).get("grace", 0.0) for job_id in ids]
+    head.cancel(ids, user())
+    deadline = time.monotonic() + max(graces) + MARGIN
+    while True:
+        left = head.jobs(None, unfinished=True)
+        if not left:
+            return
+        if time.monotonic() > deadline:
+            raise SkyqError(
+                "These jobs do not end: %s. Nothing was removed; cluster %s takes jobs again.\n"
+                "`skyq why %s %d` tells more. Type `skyq down %s` again when their processes are gone."
+                % (
+                    *(", ".join(str(job.id) for job in left), head.cluster),
+                    *(head.cluster, left[0].id, head.cluster),
+                )
+            )
+        time.sleep(LOOK)
+        head.look()
+
+
+def _remove(head: Head, purge: bool) -> str:
+    """Of the machine first, of the disk last. Returns what is left to do by hand."""
+    from skyq.node import claim
+
+    cluster_id, leftover = head.store.get("cluster_id"), ""
+    if not cron.is_off():
+        try:
+            cron.remove(cluster_id)
+        except cron.NoCron as error:
+            if os.path.exists(head.where.ticked):  # else there never was such a line
+                leftover = "The line in your crontab stays (%s): remove it with `crontab -e`." % error
+    claim.release(cluster.claim_dir(), cluster_id)
+    head.store.close()
+    teardown.remove(head.where, purge)
+    if not any(map(_has_queue, cluster.known())):
+        launcher.remove()
+    return leftover
