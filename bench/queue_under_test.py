@@ -27,6 +27,7 @@ class Queue:
             "PATH": os.environ["PATH"],
             "SKYQ_HOME": str(home / ".skyq"),
             "SKYQ_CLAIM_DIR": str(self.folder),
+            "SKYQ_CRON": "off",
         }
         (home / ".skyq").mkdir(mode=0o700)
         inventory = "local: {hosts: [{ip: localhost, accelerators: {H100: %d}, cpus: %d, memory: 64}]}\n"

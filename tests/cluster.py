@@ -324,7 +324,7 @@ def _own(process: psutil.Process) -> bool:
     """Whether it is the dispatcher or the node agent, not a shim: shims lead sessions of their own."""
     try:
         words = process.cmdline()
-        if "_dispatcher" in words:
+        if "_dispatcher" in words or not words:  # a process that is just dying has no words left
             return True
         return "_node" in words and os.getsid(process.pid) != process.pid
     except (psutil.NoSuchProcess, ProcessLookupError):

@@ -1,5 +1,5 @@
-"""A machine of its own within this one, for what only a boot or a power cut shows: its processes, its boot id,
-its cron with its crontabs. Root is needed, and Debian's cron; nothing of this machine's own cron is touched.
+"""A machine of its own within this one, for what only a boot or a power cut shows: with its own processes,
+boot id, cron and crontabs. Root is needed, and Debian's cron; nothing of this machine's own cron is touched.
 
     machine.boot()
     machine.prefix + [...]     -> a command line that runs there
@@ -44,8 +44,10 @@ def why_not() -> str:
     missing = [name for name in ("unshare", "nsenter", "mount", "cron", "crontab") if not which(name)]
     if missing:
         return "missing here: %s (apt install cron)" % ", ".join(missing)
-    tried = subprocess.run(["unshare", "-mpf", "--mount-proc", "true"], capture_output=True, check=False)
-    return tried.stderr.decode().strip() if tried.returncode else ""
+    trial = "mount -t tmpfs tmpfs /run && mount --bind /dev/null /proc/sys/kernel/random/boot_id"
+    words = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "sh", "-c", trial]
+    tried = subprocess.run(words, capture_output=True, text=True, check=False)
+    return tried.stderr.strip() if tried.returncode else ""
 
 
 def which(name: str) -> str:

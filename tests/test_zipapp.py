@@ -70,6 +70,7 @@ def pythons(*versions: str) -> dict[str, str]:
 
 
 HERE = "%d.%d" % sys.version_info[:2]
+PLAIN = os.path.realpath(sys.executable)  # a venv may lie below what a test mounts over
 GOOD = {**pythons("3.10", "3.11", "3.12", "3.13", "3.14"), HERE: sys.executable}
 OLD = pythons("2.7", "3.6", "3.7", "3.8", "3.9")
 
@@ -356,7 +357,7 @@ def test_a_home_that_is_read_only_full_or_noexec_is_passed_over(pyz, world, trou
 
 def test_with_no_place_at_all_it_runs_from_the_file_and_names_what_it_tried(pyz, world):
     nowhere = {folder: "ro" for folder in (world["HOME"], "/var/tmp", "/tmp")}
-    start = ["/mnt/skyq.pyz" if word == pyz else word for word in (sys.executable, pyz)]
+    start = ["/mnt/skyq.pyz" if word == pyz else word for word in (PLAIN, pyz)]
     assert mounted(nowhere, [*start, "where"], world).stdout.startswith("/mnt/skyq.pyz/")
     message = one_sentence(mounted(nowhere, [*start, "libraries"], world))
     assert world["HOME"] in message and "/var/tmp" in message and "SKYQ_HOME" in message
@@ -369,12 +370,12 @@ def test_a_place_that_another_user_could_have_filled_is_never_used(pyz, world, t
     for folder in (squatted, *squatted.iterdir()):
         folder.chmod(0o777)
     open_home = {**world, "SKYQ_HOME": "/proc/none", "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    done = mounted({"/var/tmp": "mode=1777"}, [sys.executable, str(pyz), "where"], open_home)
+    done = mounted({"/var/tmp": "mode=1777"}, [PLAIN, str(pyz), "where"], open_home)
     assert done.stdout.startswith("/var/tmp/skyq-"), done.stderr
     for folder in (squatted, *squatted.iterdir()):
         folder.chmod(0o700)
         os.chown(folder, 65534, 65534)
-    done = mounted({"/var/tmp": "mode=1777"}, [sys.executable, str(pyz), "where"], open_home)
+    done = mounted({"/var/tmp": "mode=1777"}, [PLAIN, str(pyz), "where"], open_home)
     assert done.stdout.startswith("/var/tmp/skyq-"), done.stderr
 
 

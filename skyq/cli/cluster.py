@@ -26,11 +26,24 @@ def open_head(name: str, refresh: bool = True) -> Head:
     make_private(home_root())
     home = state_home()
     if home.root != home_root():
+        if not os.environ.get("SKYQ_STATE_DIR"):
+            _tell_where(home)
+            make_private(os.path.dirname(home.root))  # in /var/tmp, where anybody could have made it first
         make_private(home.root)
     head = Head(home.cluster(LOCAL), LOCAL)
     if refresh:
         _refresh_node(head)
     return head
+
+
+def _tell_where(home: Home) -> None:
+    """Once: state isn't where its user looks for it."""
+    if os.path.isdir(home.root):
+        return
+    from skyq.cli.taskargs import warn
+
+    text = "%s is on storage that other machines share. This machine's queue, logs and copies are in %s."
+    warn(text % (home_root(), home.root))
 
 
 def known() -> list[str]:

@@ -20,6 +20,7 @@ from skyq.store.place import state_home
 
 MARGIN = 10.0  # seconds beyond the grace time that jobs ask for, until they must have ended
 LOOK = 0.05  # seconds
+WAKE = 1.0  # seconds between two looks whether there still is a dispatcher
 
 _NO_NAME = (
     "`skyq down` requires either a cluster name or glob (see `skyq status`), or the -a/--all flag for all "
@@ -98,7 +99,7 @@ def _take_back(names: list[str]) -> None:
     """The user said no: a cluster that an interrupted `down` left closed takes jobs again."""
     for name in names:
         if _has_queue(name) and _head(name).is_closed():
-            _head(name).close(False)
+            _head(name).set_closed(False)
             print("Cluster %s stays, and takes jobs again." % name)
 
 
@@ -141,7 +142,7 @@ def _wants_purge(where: ClusterDir, yes: bool, purge: bool) -> bool:
 def _end_jobs_and_queue(head: Head, purge: bool) -> str:
     """Remove all but what stays; a sentence about what could not be. SkyqError: nothing was removed."""
     removing = False
-    head.close(True)
+    head.set_closed(True)
     try:
         _end_jobs(head)
         removing = True
@@ -154,7 +155,7 @@ def _end_jobs_and_queue(head: Head, purge: bool) -> str:
         ) from None
     finally:
         if not removing:
-            head.close(False)
+            head.set_closed(False)
 
 
 def _end_jobs(head: Head) -> None:
@@ -168,10 +169,14 @@ def _end_jobs(head: Head) -> None:
     graces = [json.loads(head.store.spec(job_id)).get("grace", 0.0) for job_id in ids]
     head.cancel(ids, user())
     deadline = time.monotonic() + max(graces) + MARGIN
+    wake_at = time.monotonic() + WAKE
     while True:
         left = head.jobs(None, unfinished=True)
         if not left:
             return
+        if time.monotonic() > wake_at:
+            head.look()
+            wake_at = time.monotonic() + WAKE
         if time.monotonic() > deadline:
             raise SkyqError(
                 "These jobs do not end: %s. Nothing was removed; cluster %s takes jobs again.\n"
@@ -182,7 +187,6 @@ def _end_jobs(head: Head) -> None:
                 )
             )
         time.sleep(LOOK)
-        head.look()
 
 
 def _remove(head: Head, purge: bool) -> str:

@@ -44,6 +44,10 @@ def main(words: list[str]) -> int:
     if task.run is None:
         what = "%s has no `run`. Add one, or use `skyq launch`." % entry[0]
         raise SkyqError("There is nothing to run: " + (what if entry[0].strip() else "the command is blank."))
+    if found.cluster and found.words and found.cluster not in cluster.known():
+        raise SkyqError(
+            "Cluster '%s' does not exist.\nIf -c belongs to your command, put the command behind --." % name
+        )
     head = cluster.open_head(name)
     from skyq.cli.submit import forecast, submit
 

@@ -61,16 +61,20 @@ def _lines(head: Head, job: Job, style: Style) -> list[str]:
     title = "Job %d%s: %s" % (job.id, " (%s)" % job.name if job.name else "", style.state(shown_state(job)))
     asked = "asked for %s, submitted %s by %s" % (
         head.resources(job),
-        ago(time.time() - job.submitted_at),
+        _ago(job.submitted_at),
         job.user,
     )
     lines = [title, style.branch(asked)]
     if job.state in states.WAITING:
-        ahead = sum(other.state in states.WAITING and other.id < job.id for other in head.jobs(None, True))
+        order = (-job.priority, job.id)
+        waiting = [other for other in head.jobs(None, True) if other.state in states.WAITING]
+        ahead = sum((-other.priority, other.id) < order for other in waiting)
         lines.append(style.branch("%d waiting job%s ahead of it" % (ahead, "" if ahead == 1 else "s")))
         lines.append(style.last("waits: " + head.reasons([job]).get(job.id, "")))
         return lines
     lines += [style.branch("%s: %s" % (grant.node, _grant(grant))) for grant in job.grants]
+    if job.started_at is not None:
+        lines.append(style.branch("started " + _ago(job.started_at)))
     if job.state in states.FINAL:
         lines.append(style.branch("ended: " + job.reason))
         lines += [style.branch("    " + text) for text in _last_words(head, job)]
@@ -78,6 +82,11 @@ def _lines(head: Head, job: Job, style: Style) -> list[str]:
         lines.append(style.branch("ending: %s; its processes still live" % job.reason))
     lines.append(style.last("logs: " + head.log_folder(job)))
     return lines
+
+
+def _ago(at: float) -> str:
+    text = ago(time.time() - at)
+    return text if text.endswith("ago") else text + " ago"
 
 
 def _last_words(head: Head, job: Job) -> list[str]:

@@ -40,27 +40,31 @@ def findings(head: Head) -> List[Finding]:
 def state(where: ClusterDir) -> Finding:
     """Where the queue is: private, and on a disk of this machine."""
     kind = file_system(where.root)
-    text = "%s, on %s" % (short(where.root), kind or "an unknown file system")
-    if not where.root.startswith(home_root() + os.sep):
-        text += "; not in %s (%s), which other machines may share" % (
+    mode = stat.S_IMODE(os.stat(where.root).st_mode)
+    text = "%s (%04o), on %s" % (short(where.root), mode, kind or "an unknown file system")
+    if os.environ.get("SKYQ_STATE_DIR"):
+        text += ", as SKYQ_STATE_DIR says"
+    elif not where.root.startswith(home_root() + os.sep):
+        text += "; %s is on %s, which other machines may share" % (
             short(home_root()),
             file_system(home_root()),
         )
-    open_to = _open_to_others(where.root)
-    if open_to:
-        todo = "Take the right to write there from the others: chmod o-w %s" % open_to
-        return Finding("state", False, "%s; but any account can replace it in %s" % (text, open_to), todo)
+    weak = _weak_folder(os.path.realpath(where.root))
+    if weak:
+        todo = "Take the right to write there from others (chmod o-w %s), or set SKYQ_HOME elsewhere." % weak
+        return Finding("state", False, "%s; but others can replace it in %s" % (text, weak), todo)
     if kind in FLEETING:
         todo = "Set SKYQ_HOME or SKYQ_STATE_DIR to a folder on a disk."
         return Finding("state", False, "%s, which a reboot empties" % text, todo)
     return Finding("state", True, text)
 
 
-def _open_to_others(path: str) -> str:
-    """The folder on the way to a path in which anybody could put another one in its place; "" if none."""
+def _weak_folder(path: str) -> str:
+    """The folder on the way to a path in which another account could put its own in place; "" if none."""
     while path != "/":
         found = os.stat(path)
-        if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
+        open_to_all = found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX
+        if open_to_all or found.st_uid not in (0, os.getuid()):
             return path
         path = os.path.dirname(path)
     return ""

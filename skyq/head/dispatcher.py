@@ -5,6 +5,7 @@ It may be killed at any moment: the store says what was decided, the nodes say w
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import select
@@ -20,7 +21,7 @@ from skyq.core.paths import ClusterDir
 from skyq.core.protocol import UNKNOWN, Message
 from skyq.head import specs, wake
 from skyq.head.board import Board
-from skyq.head.links import Link
+from skyq.head.links import CONNECTING, Link
 from skyq.head.tick import Acts, tick
 from skyq.store.lock import tick_lock
 from skyq.store.store import Store
@@ -82,6 +83,8 @@ class Dispatcher:
         self.paused: Dict[str, Tuple[float, str]] = {}
         """Node → until when nothing new starts there (monotonic), and why."""
         self.door = _listen(where)
+        self.told: Optional[Dict[str, str]] = None
+        """The trouble that the store has; None: that of a former dispatcher."""
         self.tick_at = 0.0
         """When the next tick is due; monotonic."""
         self.idle_since = time.monotonic()
@@ -182,7 +185,7 @@ class Dispatcher:
             if link.losses:
                 link.losses = 0
                 self.board.ask_again(link.node.name)
-                _note(link.trouble)
+                _note("%s is %s" % (link.node.name, link.trouble))
         return next_at
 
     def _read_nodes(self) -> None:
@@ -203,6 +206,7 @@ class Dispatcher:
         now = time.monotonic()
         try:
             acts = tick(self.store, self.board, self._usable(now))
+            self._tell_trouble()
         except SkyqError as error:
             _note(str(error))
             self._start_over()
@@ -218,10 +222,22 @@ class Dispatcher:
         self.paused = {name: entry for name, entry in self.paused.items() if entry[0] > now}
         return tuple(n._replace(unusable=why) if (why := self._trouble(n)) else n for n in self.nodes)
 
+    def _tell_trouble(self) -> None:
+        """What is wrong with nodes now, for who asks why a job waits."""
+        found = {
+            node.name: why for node in self.nodes if (why := self._trouble(node)) not in ("", CONNECTING)
+        }
+        if found != self.told:
+            with self.store.transaction():
+                self.store.set("trouble", json.dumps(found))
+            for name, why in found.items():
+                _note("%s is %s" % (name, why))
+            self.told = found
+
     def _trouble(self, node: Node) -> str:
         if node.unusable or node.name not in self.paused:
             return node.unusable or self.links[node.name].trouble
-        return self.paused[node.name][1]
+        return "unable to start jobs: " + self.paused[node.name][1]
 
     def _start_over(self) -> None:
         """The transaction failed: forget what it assumed, keep what the nodes told."""

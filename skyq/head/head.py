@@ -5,6 +5,7 @@ For `local` the command line calls it in its own process; over SSH an agent does
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from typing import Dict, List, Optional, Sequence
@@ -121,8 +122,9 @@ class Head:
         return self.store.jobs(user, unfinished)
 
     def nodes(self) -> Sequence[Node]:
-        """In cluster order."""
-        return self.store.nodes()
+        """In cluster order, each with what the dispatcher knows to be wrong with it."""
+        trouble = json.loads(self.store.get("trouble") or "{}")
+        return [n._replace(unusable=n.unusable or trouble.get(n.name, "")) for n in self.store.nodes()]
 
     def holding(self) -> List[Holding]:
         """What the active jobs hold."""
@@ -139,7 +141,7 @@ class Head:
     def _snapshot(self) -> Snapshot:
         everybody = self.store.jobs(unfinished=True)
         return Snapshot(
-            tuple(self.store.nodes()),
+            tuple(self.nodes()),
             tuple(Holding(j.id, j.grants) for j in everybody if j.state in states.ACTIVE),
             tuple(
                 Waiting(j.id, j.num_nodes, j.alternatives, j.priority)
@@ -165,7 +167,7 @@ class Head:
 
     # Orders.
 
-    def close(self, closed: bool) -> None:
+    def set_closed(self, closed: bool) -> None:
         """Refuse submits from now on, or take them again. Each one is before this or after it, as a whole."""
         with self.store.transaction():
             self.store.set(CLOSING, "yes" if closed else "")

@@ -25,9 +25,13 @@ main=%(main)s
 [ -x "$python" ] || python=python3
 %(fallbacks)sexec "$python" %(options)s "$main" "$@"
 """
-_NEWEST = """\
-[ -e "$main" ] || main=$(ls -td %s/*/skyq/__main__.py 2>/dev/null | head -n 1)
-[ -e "$main" ] || main=%s
+_FALLBACKS = """\
+if %(safe)s; then
+    [ -e "$main" ] || main=$(ls -td %(place)s/*/skyq/__main__.py 2>/dev/null | head -n 1)
+    [ -e "$main" ] || main=%(pyz)s
+else  # another account's folder lies in its place
+    main=%(pyz)s
+fi
 """
 
 
@@ -36,23 +40,22 @@ def text(argv: Sequence[str], exports: Dict[str, str], pyz: str) -> str:
 
     Where what to run is gone, the newest of those beside it is taken, else the file that all came from.
     """
-    main, fallbacks = argv[-1], ""
-    if _place(main) in boot.places()[-2:]:
-        main = pyz  # where all accounts have temporary files, another one's could be there some day
-    elif entry.DEPS and main == entry.SCRIPT:
-        fallbacks = _NEWEST % (shlex.quote(_place(main)), shlex.quote(pyz))
+    place, fallbacks = os.path.dirname(os.path.dirname(os.path.dirname(argv[-1]))), ""
+    if entry.DEPS and argv[-1] == entry.SCRIPT:
+        quoted = shlex.quote(place)
+        in_public = place in boot.places()[-2:]  # /tmp and its like: emptied some day, and then anybody's
+        fallbacks = _FALLBACKS % {
+            "safe": "[ -O %s ]" % quoted + (" && [ ! -L %s ]" % quoted if in_public else ""),
+            "place": quoted,
+            "pyz": shlex.quote(pyz),
+        }
     return _SCRIPT % {
         "exports": "".join("export %s=%s\n" % (n, shlex.quote(v)) for n, v in sorted(exports.items())),
         "python": shlex.quote(argv[0]),
-        "main": shlex.quote(main),
+        "main": shlex.quote(argv[-1]),
         "fallbacks": fallbacks,
         "options": " ".join(argv[1:-1]),
     }
-
-
-def _place(main: str) -> str:
-    """PLACE of PLACE/ID/skyq/__main__.py."""
-    return os.path.dirname(os.path.dirname(os.path.dirname(main)))
 
 
 def write() -> str:

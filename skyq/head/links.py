@@ -10,6 +10,7 @@ from skyq.core.model import Node
 from skyq.core.protocol import Message
 from skyq.transport.base import Channel
 
+CONNECTING = "being connected to"
 RETRY_FIRST = 0.1  # seconds before a lost connection is opened again; doubled up to RETRY_LAST
 RETRY_LAST = 5.0  # seconds
 CLAIM_AGAIN = 2.0  # seconds until a refused claim is asked for again
@@ -22,8 +23,8 @@ class Link:
 
     def __init__(self, node: Node, claim: Message, connect: Callable[[Node], Channel]) -> None:
         self.node = node
-        self.trouble = "connecting"
-        """Why nothing may start on the node now; empty: it may."""
+        self.trouble = CONNECTING
+        """Why nothing may start on the node now, as what it is: "out of reach: …"; empty: it may."""
         self.losses = 0
         """Connections lost since somebody set this back to 0."""
         self._claim = claim
@@ -73,7 +74,7 @@ class Link:
         try:
             self._channel = self._connect(self.node)
         except OSError as error:
-            self.trouble = "%s can't be reached: %s" % (self.node.name, error)
+            self.trouble = "out of reach: %s" % error
             return
         self._decoder = protocol.Decoder()
         self._outbox = bytearray(protocol.greeting())
@@ -88,7 +89,7 @@ class Link:
             self.losses += 1
         self._channel = None
         self._outbox.clear()
-        self.trouble = "%s: %s" % (self.node.name, why)
+        self.trouble = "out of reach: %s" % why
 
     def close(self, release: bool) -> None:
         """A proper end: the agent reads all that was said, then leaves."""
@@ -138,7 +139,7 @@ class Link:
             self.trouble = ""
             self._delay = RETRY_FIRST
         elif what == "refused":
-            self.trouble = " ".join(str(message.get("why")).split())
+            self.trouble = "not this queue's: " + str(message.get("why")).split("\n")[0]
         else:
             return what == "pong"
         return True

@@ -16,7 +16,8 @@ from skyq.core.paths import ClusterDir
 
 ANSWER = 2.0  # seconds that a dispatcher may take to answer
 LOG_LIMIT = 1024 * 1024  # bytes of dispatcher.log that are kept when the next dispatcher starts, twice
-_KEPT = ("HOME", "SKYQ_HOME", "SKYQ_STATE_DIR", "SKYQ_CLAIM_DIR", "SKYQ_CRON", "SKYQ_DEBUG")
+_FOLDERS = ("SKYQ_HOME", "SKYQ_STATE_DIR", "SKYQ_CLAIM_DIR")
+_KEPT = ("HOME", *_FOLDERS, "SKYQ_CRON", "SKYQ_DEBUG")
 
 
 @contextmanager
@@ -61,6 +62,7 @@ def _spawn(where: ClusterDir, argv: list[str]) -> None:
 
 
 def _become(where: ClusterDir, argv: list[str]) -> None:
+    environment = _environment()
     null = os.open("/dev/null", os.O_RDONLY)
     if os.path.exists(where.dispatcher_log) and os.path.getsize(where.dispatcher_log) > LOG_LIMIT:
         os.rename(where.dispatcher_log, where.dispatcher_log + ".1")
@@ -70,10 +72,11 @@ def _become(where: ClusterDir, argv: list[str]) -> None:
     os.dup2(log, 2)
     os.closerange(3, 1024)
     os.chdir("/")
-    os.execve(argv[0], argv, _environment())
+    os.execve(argv[0], argv, environment)
 
 
 def _environment() -> Dict[str, str]:
     """What doesn't depend on who came first, which may be a job: a dispatcher serves everybody's jobs."""
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    kept.update({name: os.path.abspath(kept[name]) for name in _FOLDERS if kept.get(name)})
     return {"PATH": os.defpath, "LANG": "C.UTF-8", "PYTHONUTF8": "1", **kept}

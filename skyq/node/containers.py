@@ -214,9 +214,9 @@ def _output(argv: List[str], env: Dict[str, str]) -> Tuple[int, str]:
         pid = os.posix_spawn(
             argv[0], argv, env, file_actions=actions, setpgroup=0, setsigmask=[], setsigdef=plain
         )
-    except OSError as error:
+    except (OSError, ValueError) as error:
         os.close(out)
-        return 127, "%s: %s" % (argv[0], error.strerror)
+        return 127, str(error)
     finally:
         os.close(into)
     try:

@@ -16,20 +16,20 @@ if [ -z "$SKYQ_SKIP_RC" ] && [ -r "$HOME/.bashrc" ]; then
     exec() { :; }
     eval "$__skyq_rc"
     unset -f exec
-    exec >&7 2>&8 7>&- 8>&-
+    set +aefmuvxC +o pipefail
     trap - EXIT ERR DEBUG
     [ "$PWD" = "$__skyq_cwd" ] || builtin cd "$__skyq_cwd"
+    exec >&7 2>&8 7>&- 8>&-
     unset __skyq_cwd
 fi
 unset SKYQ_SKIP_RC
-set +aefmuvxC +o pipefail
 # What the job was given again, since ~/.bashrc may have changed it: NAME=value, each ended by NUL. PATH and
 # the rest of the account's environment is not among it: there ~/.bashrc has the last word.
 while IFS= read -r -d '' -u 9 __skyq_rc; do
     export "$__skyq_rc"
 done
 exec 9<&-
-# docker and podman, where there are such, go through skyq's wrappers: last, since all of the above may set PATH.
+# docker and podman, where there are such, go through wrappers: last, since all of the above may set PATH.
 for __skyq_rc in docker podman; do
     if [ -x "$2/$__skyq_rc/$__skyq_rc" ] && type -P "$__skyq_rc" >/dev/null; then
         export PATH="$2/$__skyq_rc:$PATH"

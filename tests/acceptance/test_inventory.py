@@ -157,6 +157,16 @@ def test_everything_lives_under_skyq_home_and_is_private(queue: LocalQueue) -> N
             assert private or path.name == "pools.yaml", path
 
 
+def test_a_relative_skyq_home_is_meant_from_where_the_command_is_typed(queue: LocalQueue) -> None:
+    place = queue.user_home / "place"
+    place.mkdir(0o700)
+    (place / "app").symlink_to(queue.home / "app")
+    result = queue.ok("exec", "local", "echo hi", env={"SKYQ_HOME": "place", "SKYQ_CLAIM_DIR": "."})
+
+    result.line(r"\(sky-cmd, pid=\d+\) hi")
+    assert (place / "clusters" / "local" / "queue.db").exists()
+
+
 def test_without_skyq_home_it_is_a_folder_of_the_users_home(queue: LocalQueue) -> None:
     place = queue.user_home / ".skyq"
     place.mkdir(0o700)

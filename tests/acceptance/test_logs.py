@@ -244,7 +244,9 @@ def test_a_line_is_on_the_screen_while_the_job_runs(queue: LocalQueue) -> None:
     assert process.stdout is not None
     read = b""
     while b") step 1" not in read:  # no newline yet: an unfinished line is shown too
-        read += process.stdout.read1()  # type: ignore[attr-defined]
+        more = process.stdout.read1()  # type: ignore[attr-defined]
+        assert more, "it ended: %r" % read
+        read += more
     assert queue.job(1)["status"] == "RUNNING"
     queue.open_gate()
     rest, _ = process.communicate(timeout=60)

@@ -5,21 +5,35 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from skyq.node import proc
+from tests.program import ROOT
+
+
+@contextmanager
+def sleeping(*program: object, **options: Any) -> Iterator[proc.Stat]:
+    """A process that is none of ours."""
+    with subprocess.Popen([*map(str, program or ["sleep"]), "600"], **options) as process:
+        try:
+            found = proc.stat(process.pid)
+            assert found is not None
+            yield found
+        finally:
+            process.kill()
 
 
 @pytest.fixture
 def stranger() -> Iterator[proc.Stat]:
-    """A process that leads a session, and is none of ours."""
-    with subprocess.Popen(["sleep", "600"], start_new_session=True) as process:
-        found = proc.stat(process.pid)
-        assert found is not None
+    """One that leads a session."""
+    with sleeping(start_new_session=True) as found:
         yield found
-        process.kill()
 
 
 def test_a_pid_that_was_given_to_another_process_is_not_signalled(stranger: proc.Stat) -> None:
@@ -39,35 +53,28 @@ def test_the_session_of_a_pid_that_was_given_to_another_process_is_not_a_steps(s
     assert found(since=stranger.start - 1) == []
 
 
-def test_a_process_is_found_by_its_cookie_as_a_whole_word(stranger: proc.Stat) -> None:
-    with subprocess.Popen(["sleep", "600"], env={"SKYQ_STEP_ID": "abc.10.run-1"}) as process:
+def test_a_process_is_found_by_its_cookie_as_a_whole_word() -> None:
+    def found(cookie: bytes) -> list[int]:
+        return [entry.pid for entry in proc.strays(cookie, "/nonexistent", -1, 0)]
 
-        def found(cookie: bytes) -> list[int]:
-            return [entry.pid for entry in proc.strays(cookie, "/nonexistent", 0, 0)]
-
+    with sleeping(env={"SKYQ_STEP_ID": "abc.10.run-1"}) as process:
         assert found(b"SKYQ_STEP_ID=abc.10.run-1") == [process.pid]
         assert found(b"SKYQ_STEP_ID=abc.1") == []
         assert found(b"SKYQ_STEP_ID=abc.10.run-10") == []
-        process.kill()
 
 
-def test_names_of_programs_may_hold_anything(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_names_of_programs_may_hold_anything(tmp_path: Path) -> None:
     program = tmp_path / ") R 1 1 1 ("
     program.symlink_to("/bin/sleep")
-    with subprocess.Popen([program, "600"]) as process:
-        found = proc.stat(process.pid)
-        process.kill()
-
-    assert found is not None
-    assert (found.parent, found.session) == (os.getpid(), os.getsid(0))
+    with sleeping(program) as found:
+        assert (found.parent, found.session) == (os.getpid(), os.getsid(0))
 
 
 def test_a_boot_is_told_from_the_next_also_where_only_the_container_was_restarted() -> None:
-    command = (
-        "import sys; sys.path.insert(0, %r); from skyq.node import proc; print(proc.boot())" % os.getcwd()
-    )
+    command = "from skyq.node import proc; print(proc.boot())"
     done = subprocess.run(
-        ["unshare", "--fork", "--pid", "--mount-proc", "python3", "-c", command],
+        ["unshare", "--fork", "--pid", "--mount-proc", sys.executable, "-c", command],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,

@@ -69,9 +69,9 @@ def test_every_script_starts_from_the_same_whatever_bashrc_does(node: Node, kind
 
 @pytest.mark.parametrize("guard", ["Debian's guard", "the other guard", "noise", "goes elsewhere"])
 def test_what_bashrc_sets_at_its_end_is_there(node: Node, guard: str) -> None:
-    (node.home / ".bashrc").write_text("%s\nexport FROM_RC=yes PATH=/from/rc:$PATH\n" % BASHRCS[guard])
+    (node.home / ".bashrc").write_text("%s\nexport FROM_RC=yes PATH=$PATH:/from/rc\n" % BASHRCS[guard])
 
-    assert told(node, 'echo "$FROM_RC ${PATH%%:*}"') == "yes /from/rc\n"
+    assert told(node, 'echo "$FROM_RC ${PATH##*:}"') == "yes /from/rc\n"
 
 
 def test_the_jobs_own_variables_win_over_bashrc_byte_for_byte(node: Node) -> None:
