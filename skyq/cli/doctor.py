@@ -34,7 +34,9 @@ _EXAMPLES = """\
 
 def parser() -> Parser:
     """Its flags."""
-    found = Parser("doctor", "[OPTIONS] [CLUSTERS]...", "Tell what is well, and what to do else.", _EXAMPLES)
+    found = Parser(
+        "doctor", "[OPTIONS] [CLUSTERS]...", "Tell what is well, and what to do about the rest.", _EXAMPLES
+    )
     found.add_argument("clusters", nargs="*", metavar="CLUSTERS", help="all of them if none is named")
     found.add_argument("-o", "--output", choices=("table", "json"), default="table")
     return found

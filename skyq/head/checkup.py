@@ -28,7 +28,7 @@ FLEETING = ("tmpfs", "ramfs")
 def findings(head: Head) -> List[Finding]:
     """Everything that this module looks at, in the order to show it."""
     return [
-        state(head.where),
+        state(head),
         disk(head.where),
         use(head.where),
         cron_job(head),
@@ -37,8 +37,9 @@ def findings(head: Head) -> List[Finding]:
     ]
 
 
-def state(where: ClusterDir) -> Finding:
-    """Where the queue is: private, and on a disk of this machine."""
+def state(head: Head) -> Finding:
+    """Where the queue is: private, on a disk of this machine, and open to submits."""
+    where = head.where
     kind = file_system(where.root)
     mode = stat.S_IMODE(os.stat(where.root).st_mode)
     text = "%s (%04o), on %s" % (short(where.root), mode, kind or "an unknown file system")
@@ -53,6 +54,10 @@ def state(where: ClusterDir) -> Finding:
     if weak:
         todo = "Take the right to write there from others (chmod o-w %s), or set SKYQ_HOME elsewhere." % weak
         return Finding("state", False, "%s; but others can replace it in %s" % (text, weak), todo)
+    if head.is_closed():
+        todo = "If no `skyq down` is at work: type `skyq down %s`, and answer no to take it back."
+        text += "; it takes no jobs, because of `skyq down`"
+        return Finding("state", False, text, todo % head.cluster)
     if kind in FLEETING:
         todo = "Set SKYQ_HOME or SKYQ_STATE_DIR to a folder on a disk."
         return Finding("state", False, "%s, which a reboot empties" % text, todo)

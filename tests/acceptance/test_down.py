@@ -182,6 +182,7 @@ def test_a_killed_one_can_be_taken_back(queue: LocalQueue, ending: subprocess.Po
     refused(queue)
     ending.kill()
     ending.wait()
+    assert queue.run("doctor").line(r"!!  state .*; it takes no jobs, because of `skyq down`")
     result = queue.run("down", "local", input="n\n")
 
     assert result.lines[-1].endswith("Cluster local stays, and takes jobs again.")

@@ -52,7 +52,13 @@ def test_nothing_is_held_when_all_jobs_have_ended(queue: LocalQueue) -> None:
 
 
 def test_an_unknown_cluster_is_an_error(queue: LocalQueue) -> None:
-    for options in ([], ["-o", "json"]):
+    for options, out in (([], ""), (["-o", "json"], "{}\n")):
         result = queue.run("status", "nowhere", *options)
-        assert (result.code, result.out) == (1, "")
+        assert (result.code, result.out) == (1, out)
         assert "Cluster 'nowhere' does not exist." in result.err
+
+
+def test_one_unknown_cluster_does_not_hide_the_others(queue: LocalQueue) -> None:
+    result = queue.run("status", "nowhere", "local", "local")
+
+    assert result.code == 1 and result.out.count("Cluster local: 0 running, 0 waiting") == 1

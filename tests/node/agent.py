@@ -22,6 +22,8 @@ from tests.program import ROOT
 from tests.waiting import PATIENCE, wait_until
 
 Message = dict[str, Any]
+JOB = os.urandom(16).hex()
+"""Jobs are known by their ids all over the machine, to the tests of another worker too."""
 CLAIM = {"cluster": "local", "id": "ours", "head": "here", "state_dir": "/"}
 
 
@@ -47,11 +49,11 @@ class Node:
             found.hear("claimed")
         return found
 
-    def run(self, step: str = "run-0", job: str = "job", attempt: int = 1) -> RunDir:
+    def run(self, step: str = "run-0", job: str = JOB, attempt: int = 1) -> RunDir:
         """The run directory of a step."""
         return RunDir.of(str(self.runs), job, attempt, step)
 
-    def log(self, step: str = "run-0", job: str = "job", attempt: int = 1) -> str:
+    def log(self, step: str = "run-0", job: str = JOB, attempt: int = 1) -> str:
         """What a step wrote."""
         path = Path(self.run(step, job, attempt).out)
         return path.read_text() if path.exists() else ""
@@ -106,17 +108,15 @@ class Agent:
         """In one write, so that they are read together."""
         self.into.write(b"".join(map(protocol.encode, messages)))
 
-    def start(
-        self, script: str, step: str = "run-0", job: str = "job", attempt: int = 1, **spec: Any
-    ) -> None:
+    def start(self, script: str, step: str = "run-0", job: str = JOB, attempt: int = 1, **spec: Any) -> None:
         """Ask for a step."""
         self.say(start(script, step, job, attempt, **spec))
 
-    def stop(self, step: str = "run-0", job: str = "job", attempt: int = 1) -> None:
+    def stop(self, step: str = "run-0", job: str = JOB, attempt: int = 1) -> None:
         """Ask for the end of a step."""
         self.say({"do": "stop", "job": job, "attempt": attempt, "step": step})
 
-    def over(self, job: str = "job", attempt: int = 1) -> None:
+    def over(self, job: str = JOB, attempt: int = 1) -> None:
         """Say that the job has ended."""
         self.say({"do": "over", "job": job, "attempt": attempt})
 
@@ -188,7 +188,7 @@ class Agent:
         self.out.close()
 
 
-def start(script: str, step: str = "run-0", job: str = "job", attempt: int = 1, **spec: Any) -> Message:
+def start(script: str, step: str = "run-0", job: str = JOB, attempt: int = 1, **spec: Any) -> Message:
     """The message that asks for a step; `spec`: what differs from a plain one-rank job."""
     whole = {"script": script, "env": {}, "cwd": "/", "log": "", "grace": 2.0, "linger": False, **spec}
     return {"do": "start", "job": job, "attempt": attempt, "step": step, "spec": whole}

@@ -15,6 +15,7 @@ import pytest
 
 from skyq.node import proc
 from tests.program import ROOT
+from tests.waiting import wait_until
 
 
 @contextmanager
@@ -58,7 +59,7 @@ def test_a_process_is_found_by_its_cookie_as_a_whole_word() -> None:
         return [entry.pid for entry in proc.strays(cookie, "/nonexistent", -1, 0)]
 
     with sleeping(env={"SKYQ_STEP_ID": "abc.10.run-1"}) as process:
-        assert found(b"SKYQ_STEP_ID=abc.10.run-1") == [process.pid]
+        wait_until(lambda: found(b"SKYQ_STEP_ID=abc.10.run-1") == [process.pid], "its exec is complete")
         assert found(b"SKYQ_STEP_ID=abc.1") == []
         assert found(b"SKYQ_STEP_ID=abc.10.run-10") == []
 

@@ -16,7 +16,7 @@ from skyq.node import proc, shim
 from skyq.node.agent import LATE
 from skyq.node.records import Record, look
 from skyq.node.shim import ALREADY
-from tests.node.agent import Agent, Node, gone, killed, start, written
+from tests.node.agent import JOB, Agent, Node, gone, killed, start, written
 from tests.waiting import wait_until
 
 TELL = "echo $$ >> %s; "
@@ -96,7 +96,7 @@ def test_what_was_stopped_before_it_started_never_starts(node: Node) -> None:
 
 def test_a_stop_in_one_breath_with_the_start_ends_it(node: Node) -> None:
     agent = node.agent()
-    agent.say(start("sleep 600"), {"do": "stop", "job": "job", "attempt": 1, "step": "run-0"})
+    agent.say(start("sleep 600"), {"do": "stop", "job": JOB, "attempt": 1, "step": "run-0"})
 
     assert agent.hear("gone")["stopped"]
     wait_until(lambda: len(node.processes()) == 1, "only the agent lives")

@@ -346,7 +346,9 @@ def test_only_the_tasks_own_variables_are_expanded_in_paths() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("workdir: {url: https://x, ref: main}", "A git workdir is not supported yet."),
+        ("workdir: {url: https://x, depth: 1}", "A git workdir has `url`, and `ref` if you like"),
+        ("workdir: {ref: main}", "A git workdir has `url`"),
+        ("workdir: {url: --upload-pack=x}", "The git url can't be used"),
         ("file_mounts: {/a/: b}", "Mount paths cannot end with a slash"),
         ("file_mounts: {/a: s3://bucket}", "A URL can't be mounted ('/a')"),
         ("file_mounts: {/a: 'https://x/y'}", "A URL can't be mounted ('/a')"),
@@ -543,3 +545,10 @@ def test_any_text_makes_a_task_or_an_error_in_words(text: str) -> None:
         load_task(text, "t.yaml")
     except SkyqError as error:
         assert "t.yaml" in str(error)
+
+
+def test_a_git_workdir_has_url_and_ref_as_written():
+    task = load_task("workdir: {url: https://x/$WHO, ref: 1.10}\nenvs: {WHO: me}\nrun: x\n", "f")
+    assert (task.workdir, task.git) == (None, ("https://x/me", "1.10"))
+    assert load_task("workdir: {url: https://x}\nrun: x\n", "f").git == ("https://x", "")
+    assert load_task("run: x\n", "f", Overrides(git_url="https://y", git_ref="b")).git == ("https://y", "b")
