@@ -205,7 +205,7 @@ def own_code(deps: str) -> dict[str, bytes]:
         hidden = any(part.startswith(".") or part == "__pycache__" for part in path.relative_to(HERE).parts)
         if path.is_file() and not hidden and not path.name.endswith((".pyc", "~")):
             files[path.relative_to(HERE).as_posix()] = path.read_bytes()
-    fill_in(files, "skyq/entry.py", "DEPS", deps)
+    fill_in(files, "skyq/program.py", "DEPS", deps)
     return files
 
 
@@ -228,7 +228,7 @@ def entries(targets: list[Target]) -> dict[str, bytes]:
     code = own_code(deps)
     found = {target.tag: wheels_for(libraries, target) for target in targets}
     held = {tag: sorted(wheel.path.name for wheel in wheels) for tag, wheels in found.items()}
-    files = {"__main__.py": code["skyq/boot.py"]}
+    files = {"__main__.py": main_module(code)}
     fill_in(files, "__main__.py", "CODE", content_id(code))
     files["code.txt"] = "\n".join(sorted(code)).encode()
     files["deps/index.json"] = json.dumps({"id": deps, "targets": held}, sort_keys=True).encode()
@@ -236,6 +236,16 @@ def entries(targets: list[Target]) -> dict[str, bytes]:
     for wheels in found.values():
         files.update({"deps/" + wheel.path.name: wheel.path.read_bytes() for wheel in wheels})
     return files
+
+
+def main_module(code: dict[str, bytes]) -> bytes:
+    """boot.py with folders.py in it: a second module of the zip would cost each start a millisecond."""
+    lines = code["skyq/boot.py"].splitlines(keepends=True)
+    at = [number for number, line in enumerate(lines) if line.startswith(b"from skyq.folders import")]
+    if len(at) != 1:
+        fail("skyq/boot.py doesn't import skyq.folders in one line")
+    lines[at[0]] = code["skyq/folders.py"]
+    return b"".join(lines)
 
 
 def write(output: Path, files: dict[str, bytes]) -> None:
@@ -324,7 +334,7 @@ def main() -> None:
     """Build, or lock anew."""
     if sys.version_info < (3, 10):
         fail("Python %d.%d is too old: 3.10 or newer builds skyq" % sys.version_info[:2])
-    from skyq.boot import platform
+    from skyq.folders import platform
 
     parser = argparse.ArgumentParser(description="Build skyq.pyz.")
     add = parser.add_argument

@@ -1,4 +1,4 @@
-"""`python -m skyq` in a checkout, and what runs from an unpacked skyq.pyz without it: see entry.argv()."""
+"""`python -m skyq` in a checkout, and what runs from an unpacked skyq.pyz without it: see program.argv()."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import zipimport
 
-from skyq.boot import platform
+from skyq.folders import platform
 
 NEWEST, OLDEST = 14, 10  # of the 3.x that skyq is built for
 ASK = "import sys; print(sys.implementation.cache_tag.rstrip('t') + sys.abiflags.strip('dm'))"

@@ -15,8 +15,8 @@ import time
 import zipimport
 from contextlib import contextmanager
 
-from skyq.boot import mine, places
 from skyq.core.errors import SkyqError
+from skyq.folders import mine, places
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

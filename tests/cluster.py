@@ -82,6 +82,7 @@ class LocalQueue:
             "HOME": str(self.user_home),
             "SKYQ_HOME": str(self.home),
             "SKYQ_CLAIM_DIR": str(self.claims),
+            "XDG_CACHE_HOME": str(root / "cache"),
             "SKYQ_GRACE_S": GRACE,
             "SKYQ_CRON": "off",  # never the crontab of whoever runs the tests
             "SKYQ_USER": "me",

@@ -29,7 +29,7 @@ LAYERS = {
 }
 """What each layer may import besides itself: less than the picture allows node, which needs no more."""
 
-ENTRY = {"__init__", "__main__", "boot", "entry", "pythons", "unpack"}
+ENTRY = {"__init__", "__main__", "boot", "entry", "folders", "program", "pythons", "unpack"}
 """The way from the file to the command line: no layer."""
 ENTRY_IMPORTS = {"core", "cli"}
 STARTS_AGAIN = {"head.wake", "head.launcher"}

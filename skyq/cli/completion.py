@@ -67,7 +67,7 @@ def complete(words: list[str]) -> int:
 def _candidates(before: list[str], last: str) -> list[str]:
     from importlib import import_module
 
-    from skyq.cli.main import VERBS
+    from skyq.cli.verbs import VERBS
 
     if not before:
         return list(VERBS)

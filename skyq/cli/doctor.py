@@ -6,7 +6,7 @@ import json
 import os
 import sys
 
-from skyq import __version__, boot, entry
+from skyq import __version__, folders, program
 from skyq.cli import cluster
 from skyq.cli.parser import Parser
 from skyq.cli.render import Style
@@ -84,7 +84,7 @@ def examine(name: str) -> list[Finding]:
 def _python() -> Finding:
     text = "%d.%d.%d, %s" % (*sys.version_info[:3], sys.executable)
     try:
-        used = entry.argv()[0]
+        used = program.argv()[0]
     except SkyqError as error:
         return Finding("python", False, text + "; it lacks the libraries", str(error))
     if used != sys.executable:
@@ -93,18 +93,18 @@ def _python() -> Finding:
 
 
 def _file() -> Finding:
-    if not entry.DEPS:
-        return Finding("file", True, "skyq %s, a checkout: %s" % (__version__, entry.ROOT))
-    text = "skyq %s, code %s" % (__version__, os.path.basename(entry.ROOT))
-    if not os.path.isdir(entry.ROOT):
+    if not program.DEPS:
+        return Finding("file", True, "skyq %s, a checkout: %s" % (__version__, program.ROOT))
+    text = "skyq %s, code %s" % (__version__, os.path.basename(program.ROOT))
+    if not os.path.isdir(program.ROOT):
         todo = "Set SKYQ_HOME to a folder on a disk with room."
         return Finding("file", False, "skyq %s, not unpacked: each start is slow" % __version__, todo)
-    text += ", unpacked in %s" % short(os.path.dirname(entry.ROOT))
-    if os.path.dirname(entry.ROOT) in boot.places()[-2:]:
+    text += ", unpacked in %s" % short(os.path.dirname(program.ROOT))
+    if os.path.dirname(program.ROOT) in folders.places()[-2:]:
         todo = "Give %s room and rights, so that it stays there." % short(Home(home_root()).app)
         return Finding("file", False, text + ", which may be emptied at a reboot", todo)
-    if not os.path.exists(entry.archive()):
-        text += "; %s, where it came from, is gone (jobs don't need it)" % short(entry.archive())
+    if not os.path.exists(program.archive()):
+        text += "; %s, where it came from, is gone (jobs don't need it)" % short(program.archive())
     return Finding("file", True, text)
 
 

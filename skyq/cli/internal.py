@@ -31,7 +31,7 @@ def _node(runs: str) -> int:
 
 
 def _dispatcher(cluster: str) -> int:
-    from skyq import entry
+    from skyq import program
     from skyq.head import dispatcher
     from skyq.store.place import state_home
 
@@ -40,7 +40,7 @@ def _dispatcher(cluster: str) -> int:
     def connect(node: Node) -> LocalChannel:
         from skyq.transport.local import LocalChannel
 
-        return LocalChannel([*entry.argv(), "_node", where.runs])
+        return LocalChannel([*program.argv(), "_node", where.runs])
 
     print("%d: dispatcher of %s" % (os.getpid(), cluster), file=sys.stderr, flush=True)
     dispatcher.run(where, cluster, connect)

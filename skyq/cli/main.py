@@ -7,25 +7,13 @@ import sys
 from importlib import import_module
 
 from skyq import __version__
+from skyq.cli.verbs import VERBS
 from skyq.core.errors import SkyqError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-VERBS = {
-    "exec": ("exec_", "Run a task or a command on a cluster"),
-    "launch": ("launch", "Like exec, with the task's setup first"),
-    "queue": ("queue", "Show the jobs of a cluster"),
-    "logs": ("logs", "Show, follow or fetch the logs of a job"),
-    "cancel": ("cancel", "End jobs"),
-    "status": ("status", "Show a cluster's nodes: devices in use and free, jobs"),
-    "clean": ("clean", "Remove what ended jobs left on disk"),
-    "doctor": ("doctor", "Tell what is well here, and what to do about the rest"),
-    "down": ("down", "End a cluster: its jobs, its queue, what it has installed"),
-    "why": ("why", "Tell why a job waits, or how it ended"),
-    "completion": ("completion", "Print what completes skyq's words in a shell"),
-}
 HIDDEN = {"_dispatcher": "internal", "_node": "internal", "tick": "tick"}
 ABORTED = 1
 

@@ -87,7 +87,7 @@ def _ending(course: Course, steps: List[str], phases: Mapping[str, Phase], faile
         state, reason = _failure(failed, phases[failed], len(course.runs))
         return _closing(steps, phases, state, reason, course)
     by_itself = not any(phases[step].stopped for step in steps)  # at the word it may well exit with 0
-    if failed is None and by_itself and course.state == states.RUNNING:
+    if failed is None and by_itself and (course.state == states.RUNNING or not course.runs):
         return _closing(steps, phases, states.SUCCEEDED, "finished", course)
     return _closing(steps, phases, states.CANCELLED, course.cancel, course)
 

@@ -115,7 +115,7 @@ class Decoder:
 def _message(body: bytes) -> Message:
     try:
         message = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ProtocolError("The other side sent a message that is no JSON: %s" % error) from None
     if not isinstance(message, dict):
         raise ProtocolError("The other side sent a message that is no object.")

@@ -11,7 +11,7 @@ import pwd
 import shlex
 from typing import Dict, Sequence
 
-from skyq import boot, entry
+from skyq import folders, program
 from skyq.core.paths import Home
 from skyq.store.place import home_root, private_folders
 
@@ -41,9 +41,9 @@ def text(argv: Sequence[str], exports: Dict[str, str], pyz: str) -> str:
     Where what to run is gone, the newest of those beside it is taken, else the file that all came from.
     """
     place, fallbacks = os.path.dirname(os.path.dirname(os.path.dirname(argv[-1]))), ""
-    if entry.DEPS and argv[-1] == entry.SCRIPT:
+    if program.DEPS and argv[-1] == program.SCRIPT:
         quoted = shlex.quote(place)
-        in_public = place in boot.places()[-2:]  # /tmp and its like: emptied some day, and then anybody's
+        in_public = place in folders.places()[-2:]  # /tmp and its like: emptied some day, and then anybody's
         fallbacks = _FALLBACKS % {
             "safe": "[ -O %s ]" % quoted + (" && [ ! -L %s ]" % quoted if in_public else ""),
             "place": quoted,
@@ -61,7 +61,7 @@ def text(argv: Sequence[str], exports: Dict[str, str], pyz: str) -> str:
 def write() -> str:
     """Let the launcher start this very program; its path. Raises OSError, or SkyqError without libraries."""
     home = Home(home_root())
-    wanted = os.fsencode(text(entry.argv(), environment(), entry.archive()))
+    wanted = os.fsencode(text(program.argv(), environment(), program.archive()))
     if _read(home.launcher) == wanted:
         return home.launcher
     private_folders(os.path.dirname(home.launcher))

@@ -11,7 +11,7 @@ import socket
 from contextlib import contextmanager
 from typing import Dict, Iterator
 
-from skyq import entry
+from skyq import program
 from skyq.core.paths import ClusterDir
 
 ANSWER = 2.0  # seconds that a dispatcher may take to answer
@@ -44,7 +44,7 @@ def knock(where: ClusterDir) -> bool:
 def wake(where: ClusterDir, cluster: str) -> None:
     """See to it that a dispatcher reads the store after now."""
     if not knock(where):
-        _spawn(where, [*entry.argv(), "_dispatcher", cluster])
+        _spawn(where, [*program.argv(), "_dispatcher", cluster])
 
 
 def _spawn(where: ClusterDir, argv: list[str]) -> None:

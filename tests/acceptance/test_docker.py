@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 
 from tests.cluster import LocalQueue, kill
 from tests.engine import Engine
-from tests.podman import Podman, Unusable
+from tests.program import ROOT
+from tests.real_engines import Docker, Podman, Real, Unusable
 
 SMI = """\
 #!/bin/sh
@@ -32,20 +34,50 @@ def engine(queue: LocalQueue, tmp_path: Path) -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="module")
-def real_podman(tmp_path_factory: pytest.TempPathFactory) -> Podman:
+def real_podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
     """A podman that runs containers, and has the devices to give."""
     try:
-        return Podman(tmp_path_factory.mktemp("podman"), UUIDS)
+        yield Podman(tmp_path_factory.mktemp("podman"), UUIDS)
     except Unusable as why:
-        pytest.skip("NO REAL CONTAINER WAS TESTED: %s" % why)
+        pytest.skip("NO REAL CONTAINER OF PODMAN WAS TESTED: %s" % why)
+
+
+@pytest.fixture(scope="module")
+def real_docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
+    """A docker that runs containers."""
+    try:
+        found = Docker(tmp_path_factory.mktemp("docker"))
+    except Unusable as why:
+        pytest.skip("NO REAL CONTAINER OF DOCKER WAS TESTED: %s" % why)
+    yield found
+    found.close()
 
 
 @pytest.fixture
-def podman(real_podman: Podman, queue: LocalQueue) -> Podman:
-    """The same, and a queue whose jobs see it."""
-    queue.program = [*real_podman.prefix, *queue.program]
+def podman(real_podman: Real, queue: LocalQueue) -> Real:
+    """One whose containers a queue's jobs can make."""
+    return seen_by(queue, real_podman)
+
+
+@pytest.fixture
+def docker(real_docker: Real, queue: LocalQueue) -> Real:
+    """One whose containers a queue's jobs can make."""
+    return seen_by(queue, real_docker)
+
+
+@pytest.fixture(params=["podman", "docker"])
+def real(request: pytest.FixtureRequest) -> Real:
+    """Each of them."""
+    found = request.getfixturevalue(request.param)
+    assert isinstance(found, Real)
+    return found
+
+
+def seen_by(queue: LocalQueue, engine: Real) -> Real:
+    """The engine, and a queue of eight devices."""
+    queue.program = [*engine.prefix, *queue.program]
     with_uuids(queue)
-    return real_podman
+    return engine
 
 
 def with_uuids(queue: LocalQueue) -> None:
@@ -312,13 +344,14 @@ def test_the_engine_is_asked_where_the_script_asked_it(queue: LocalQueue, engine
     assert told
 
 
-# A real one.
+# Real ones.
 
 
-def in_podman(podman: Podman, script: str, *words: str) -> list[str]:
-    """The words of an exec whose script finds the test's podman."""
-    env = [word for pair in podman.env.items() for word in ("--env", "%s=%s" % pair)]
-    return [*env, *words, script]
+def using(engine: Real, script: str, *words: str) -> list[str]:
+    """The words of an exec whose script finds the test's engine; @ stands for its name."""
+    path = "/usr/local/bin:/usr/bin:/bin"
+    env = [word for pair in {"PATH": path, **engine.env}.items() for word in ("--env", "%s=%s" % pair)]
+    return [*env, *words, script.replace("@", engine.name)]
 
 
 def sleepers(seconds: int) -> list[psutil.Process]:
@@ -330,11 +363,11 @@ def sleepers(seconds: int) -> list[psutil.Process]:
     ]
 
 
-def test_a_real_container_gets_the_jobs_devices(queue: LocalQueue, podman: Podman) -> None:
+def test_a_real_podman_gives_the_jobs_devices(queue: LocalQueue, podman: Real) -> None:
     queue.submit("--gpus", "H100:3", queue.until_open())
     queue.wait(1, "RUNNING")
     script = "podman run --rm --device nvidia.com/gpu=all tiny printenv"
-    queue.ok("exec", "local", *in_podman(podman, script, "--gpus", "H100:2"))
+    queue.ok("exec", "local", *using(podman, script, "--gpus", "H100:2"))
 
     told = dict(line.split("=", 1) for line in queue.log(2).splitlines())
     given = {name: value for name, value in told.items() if name.startswith("GIVEN")}
@@ -342,33 +375,68 @@ def test_a_real_container_gets_the_jobs_devices(queue: LocalQueue, podman: Podma
     assert told["CUDA_VISIBLE_DEVICES"] == ",".join(UUIDS[3:5])
 
 
-def test_a_real_container_ends_at_cancel_and_is_removed(queue: LocalQueue, podman: Podman) -> None:
-    script = "podman run -d tiny sleep 47110001\npodman run --rm tiny sleep 47110001"
-    queue.submit(*in_podman(podman, script))
+def test_a_real_docker_is_asked_for_the_jobs_devices(queue: LocalQueue, docker: Real) -> None:
+    queue.submit("--gpus", "H100:3", queue.until_open())
+    queue.wait(1, "RUNNING")
+    create = "docker create --gpus all,capabilities=utility tiny sh"
+    script = "docker inspect --format '{{json .HostConfig.DeviceRequests}} {{.Config.Env}}' $(%s)" % create
+    queue.ok("exec", "local", *using(docker, script, "--gpus", "H100:2"))
+
+    requests, _, env = queue.log(2).partition(" ")
+    (request,) = json.loads(requests)
+    assert (request["DeviceIDs"], request["Count"]) == (UUIDS[3:5], 0)
+    assert sorted(request["Capabilities"][0]) == ["gpu", "utility"]
+    assert "CUDA_VISIBLE_DEVICES=" + ",".join(UUIDS[3:5]) in env
+    docker("container", "prune", "-f")
+
+
+def test_the_docker_sample_with_podman_by_the_name_of_docker(
+    queue: LocalQueue, podman: Real, tmp_path: Path
+) -> None:
+    (tmp_path / "docker").symlink_to(shutil.which("podman") or "")
+    sample = str(ROOT / "sample_tasks" / "docker.yaml")
+    path = "PATH=%s:/usr/bin:/bin" % tmp_path
+    queue.ok("exec", "local", *using(podman, sample, "--env", "IMAGE=tiny", "--env", path))
+
+    assert queue.log(1) == "in the container: %s\n" % UUIDS[0]
+
+
+def test_real_containers_end_at_cancel_and_are_removed(queue: LocalQueue, real: Real) -> None:
+    queue.submit(*using(real, "@ run -d tiny sleep 47110001\n@ run --rm tiny sleep 47110001"))
     queue.until(lambda: len(sleepers(47110001)) == 2, "two containers run")
     queue.ok("cancel", "local", "1", "-y")
     queue.wait(1, "CANCELLED")
 
     assert sleepers(47110001) == []
-    assert podman("ps", "-q") == ""
-    assert len(podman("ps", "-aq").split()) == 1
-    podman("rm", "-a")
+    assert real("ps", "-q") == ""
+    assert len(real("ps", "-aq").split()) == 1
+    real("container", "prune", "-f")
 
 
-def test_a_real_container_that_is_left_ends_with_its_job(queue: LocalQueue, podman: Podman) -> None:
-    queue.ok("exec", "local", *in_podman(podman, "podman run --rm -d tiny sleep 47110002"))
+def test_a_real_container_that_is_left_ends_with_its_job(queue: LocalQueue, real: Real) -> None:
+    queue.ok("exec", "local", *using(real, "@ run --rm -d tiny sleep 47110002"))
 
     assert sleepers(47110002) == []
-    assert podman("ps", "-aq") == ""
     assert "skyq:" not in queue.log(1)
+    queue.until(lambda: real("ps", "-aq") == "", "the container is removed")
 
 
-def test_a_real_container_ends_where_the_shim_was_killed(queue: LocalQueue, podman: Podman) -> None:
-    queue.submit(*in_podman(podman, "podman run --rm tiny sleep 47110003"))
+def test_a_real_container_may_end_in_peace(queue: LocalQueue, real: Real) -> None:
+    script = "trap 'echo bye; exit 0' TERM; while :; do sleep 0.1; done"
+    queue.submit(*using(real, '@ run --rm tiny sh -c "echo here; %s"' % script))
+    queue.until(lambda: "here" in queue.log(1), "the container runs")
+    queue.ok("cancel", "local", "1", "-y")
+    queue.wait(1, "CANCELLED")
+
+    assert queue.log(1).splitlines()[-1] == "bye"
+
+
+def test_a_real_container_ends_where_the_shim_was_killed(queue: LocalQueue, real: Real) -> None:
+    queue.submit(*using(real, "@ run --rm tiny sleep 47110003"))
     queue.until(lambda: len(sleepers(47110003)) == 1, "the container runs")
     kill(shim(queue))
     queue.wait(1, "FAILED_DRIVER")
 
     assert sleepers(47110003) == []
-    assert podman("ps", "-aq") == ""
     assert "skyq:" not in queue.log(1)
+    queue.until(lambda: real("ps", "-aq") == "", "the container is removed")

@@ -24,6 +24,7 @@ dist.init_process_group("gloo")
 one = torch.tensor([dist.get_rank() + 1.0])
 dist.all_reduce(one)
 print("rank %d of %d: %g" % (dist.get_rank(), dist.get_world_size(), one.item()), flush=True)
+dist.destroy_process_group()
 """
 ACCELERATED = """\
 import torch
@@ -32,6 +33,8 @@ from accelerate import Accelerator
 own = Accelerator(cpu=True)
 ranks = own.gather(torch.tensor([own.process_index]))
 print("rank %d of %d: %s" % (own.process_index, own.num_processes, ranks.tolist()), flush=True)
+own.wait_for_everyone()
+own.end_training()
 """
 # Debian 12's PyTorch can't start processes on Debian 12's Python, unless it copies their output.
 HALF_BROKEN = (
@@ -135,9 +138,8 @@ def test_the_torchrun_sample(queue: LocalQueue, torch: Torch) -> None:
 def test_a_rank_of_torchrun_that_fails_fails_the_job_and_nothing_stays(
     queue: LocalQueue, torch: Torch
 ) -> None:
-    script = queue.file(
-        "train.py", TRAIN + "import sys, time\ntime.sleep(600) if dist.get_rank() else sys.exit(3)\n"
-    )
+    ends = "import os, sys, time\ntime.sleep(600) if os.environ['RANK'] == '1' else sys.exit(3)\n"
+    script = queue.file("train.py", TRAIN + ends)
     result = queue.run(
         "exec", "local", *torch.words(), "torchrun --standalone --nproc_per_node=2 %s" % script
     )
@@ -154,7 +156,8 @@ def test_accelerate_launch(queue: LocalQueue, accelerate: Torch) -> None:
     script = queue.file("train.py", ACCELERATED)
     launch = (
         "python3 -m accelerate.commands.accelerate_cli launch --multi_gpu --mixed_precision no"
-        " --dynamo_backend no --num_machines $NNODES --machine_rank $NODE_RANK --num_processes $((NNODES * NPROC_PER_NODE))"
+        " --dynamo_backend no --num_machines $NNODES --machine_rank $NODE_RANK"
+        " --num_processes $((NNODES * NPROC_PER_NODE))"
         " --main_process_ip $MASTER_ADDR --main_process_port $MASTER_PORT %s" % script
     )
     queue.ok("exec", "local", "--gpus", "H100:2", *accelerate.words(), launch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from skyq import __version__
-from skyq.cli.main import VERBS
+from skyq.cli.verbs import VERBS
 from tests.cluster import LocalQueue
 
 

@@ -5,52 +5,22 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.node.agent import Node, killed, living, written
 from tests.waiting import wait_until
-
-PYTHON_DAEMON = """
-import os
-if os.fork() == 0:
-    os.setsid()
-    if os.fork() == 0:
-        for fd in (0, 1, 2):
-            os.dup2(os.open("/dev/null", os.O_RDWR), fd)
-        print(os.getpid(), file=open(%r, "a"), flush=True)
-        os.execve("/bin/sleep", ["sleep", "600"], %s)
-"""
-KINDS = {
-    "background": "sleep 600 & echo $! >> %s",
-    "nohup": "nohup sleep 600 >/dev/null 2>&1 & echo $! >> %s",
-    "session": "setsid bash -c 'echo $$ >> %s; exec sleep 600' &",
-    "silent session": "setsid bash -c 'echo $$ >> %s; exec sleep 600' </dev/null >/dev/null 2>&1 &",
-    "no environment": "env -i setsid bash -c 'echo $$ >> %s; exec sleep 600' &",
-    "ignores TERM": "bash -c 'trap \"\" TERM; echo $$ >> %s; while :; do sleep 1; done' &",
-    "stopped": "bash -c 'echo $$ >> %s; kill -STOP $$' &",
-}
-
-
-def zoo(pids: Path, folder: Path, escape_all: bool) -> str:
-    """A script that starts one process of each kind."""
-    lines = [line % pids for line in KINDS.values()]
-    daemon = folder / "daemon.py"
-    # With an environment it is known by that. Without one only its parent knows it: the shim, or who got it.
-    daemon.write_text(PYTHON_DAEMON % (str(pids), "{}" if escape_all else "os.environ"))
-    lines.append("/usr/bin/env python3 %s" % daemon)
-    return "\n".join([*lines, "echo $$ >> %s" % pids, "sleep 600"])
+from tests.zoo import SIZE, zoo
 
 
 @pytest.mark.parametrize("whose", ["the agent's", "adopted", "adopted after both were killed"])
 def test_everything_it_started_is_dead_when_the_node_says_so(node: Node, whose: str) -> None:
     agent, pids = node.agent(), node.file()
-    agent.start(zoo(pids, node.root, escape_all=whose == "the agent's"))
+    agent.start(zoo(pids, node.file(), known_to_its_parent_only=whose == "the agent's"))
     shim = agent.shim()
-    started = [int(line) for line in written(pids, len(KINDS) + 2)]
-    assert len(living(started)) == len(KINDS) + 2
+    started = [int(line) for line in written(pids, SIZE)]
+    assert len(living(started)) == SIZE
     if whose != "the agent's":
         agent.kill()
     if whose == "adopted":

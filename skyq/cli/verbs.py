@@ -1,0 +1,17 @@
+"""The verbs: which module of this package each one is, and what it does in one line."""
+
+from __future__ import annotations
+
+VERBS = {
+    "exec": ("exec_", "Run a task or a command on a cluster"),
+    "launch": ("launch", "Like exec, with the task's setup first"),
+    "queue": ("queue", "Show the jobs of a cluster"),
+    "logs": ("logs", "Show, follow or fetch the logs of a job"),
+    "cancel": ("cancel", "End jobs"),
+    "status": ("status", "Show a cluster's nodes: devices in use and free, jobs"),
+    "clean": ("clean", "Remove what ended jobs left on disk"),
+    "doctor": ("doctor", "Tell what is well here, and what to do about the rest"),
+    "down": ("down", "End a cluster: its jobs, its queue, what it has installed"),
+    "why": ("why", "Tell why a job waits, or how it ended"),
+    "completion": ("completion", "Print what completes skyq's words in a shell"),
+}
