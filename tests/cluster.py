@@ -264,7 +264,10 @@ class LocalQueue:
 
     def _own_one(self, verb: str) -> psutil.Process:
         def one() -> psutil.Process | None:
-            found = [process for process in self.own_processes() if verb in process.cmdline()]
+            try:
+                found = [process for process in self.own_processes() if verb in process.cmdline()]
+            except psutil.NoSuchProcess:
+                return None  # it has just ended
             return found[0] if len(found) == 1 else None
 
         found = self.until(one, "one %s process" % verb)

@@ -110,8 +110,8 @@ class Real:
 
 
 class Podman(Real):
-    """As root in a mount namespace: some machines' mixed cgroups are more than its runtime can take, and there
-    it finds devices to give (CDI), which need not exist.
+    """As root in a mount namespace: some machines' mixed cgroups are more than its runtime can take, and
+    there it finds devices to give (CDI), which need not exist.
     """
 
     name = "podman"

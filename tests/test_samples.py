@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 
 from tests.cluster import LocalQueue
@@ -11,6 +13,8 @@ ELSEWHERE = {"docker", "mpi", "torchrun"}
 """Need more than bash: test_docker.py and test_frameworks.py run them."""
 SAMPLES = [each for each in sorted((ROOT / "sample_tasks").glob("*.yaml")) if each.stem not in ELSEWHERE]
 SAYS = {
+    "gpu_sharing": ["a quarter of device 0"],
+    "checkpoints": ["starting after step 0", "done after step 5"],
     "hello": ["Hello from job 1 of me", "rank 0 of 1, 0 devices: ''"],
     "dnn": ["training on devices 0,1,2,3", "trained"],
     "setup_and_run": ["running in {home}/sky_workdir/skyq-sample-venv"],
@@ -24,6 +28,42 @@ def test_a_sample_runs_as_it_stands(queue: LocalQueue, sample) -> None:
 
     said = [line.format(home=queue.user_home) for line in SAYS[sample.stem]]
     assert queue.log(1).splitlines() == said
+
+
+def test_four_shares_run_on_one_device_at_once(queue: LocalQueue) -> None:
+    sample = str(ROOT / "sample_tasks" / "gpu_sharing.yaml")
+    for _ in range(5):
+        queue.submit(sample, "--env", "SECONDS_OF_WORK=600")
+    queue.wait_all([1, 2, 3, 4, 5], "RUNNING")
+
+    devices = [[each["index"] for each in job["nodes"][0]["devices"]] for job in queue.jobs().values()]
+    assert sorted(devices) == [[0], [0], [0], [0], [1]]
+
+
+def test_a_long_job_goes_on_where_it_was_cancelled(queue: LocalQueue) -> None:
+    sample = str(ROOT / "sample_tasks" / "checkpoints.yaml")
+    first = queue.submit(sample, "--env", "STEPS=100000")
+    queue.until_file(queue.user_home / "checkpoint-sample")
+    queue.ok("cancel", "local", "-y", str(first))
+    queue.wait(first, "CANCELLED")
+    stopped = queue.log(first).splitlines()[-1]
+    queue.ok("exec", "local", sample, "--env", "STEPS=1")
+
+    assert stopped.startswith("stopped after step ")
+    assert queue.log(2).splitlines()[0] == stopped.replace("stopped", "starting")
+
+
+def test_a_sweep_is_a_loop_in_the_shell(queue: LocalQueue) -> None:
+    subprocess.run(
+        ["sh", str(ROOT / "sample_tasks" / "sweep.sh")],
+        env={**queue.env, "SKYQ": " ".join(queue.program)},
+        check=True,
+        capture_output=True,
+    )
+    queue.wait_all(range(1, 7), "SUCCEEDED")
+
+    assert queue.log(1).startswith("training with lr=1e-2 seed=0 on device ")
+    assert queue.job(6)["job_name"] == "sweep-lr1e-3-seed2"
 
 
 def test_each_sample_is_known_here() -> None:

@@ -295,7 +295,8 @@ def test_every_library_that_skyq_names_is_in_the_file(pyz, world):
 
 
 def test_it_unpacks_where_the_paths_of_skyq_say(world):
-    script = "from skyq import folders as f; from skyq.core.paths import Home; print(f.places()[0], Home(%r).app)"
+    script = "from skyq import folders; from skyq.core.paths import Home\n"
+    script += "print(folders.places()[0], Home(%r).app)"
     first, stated = says([sys.executable, "-c", script % str(app(world).parent)], world, cwd=REPO).split()
     assert first == stated
 

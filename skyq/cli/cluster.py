@@ -20,8 +20,10 @@ def open_head(name: str, refresh: bool = True) -> Head:
     Without `refresh` nodes may be as they were: for who doesn't need them, or can't have them.
     """
     if name != LOCAL:
+        from skyq.core.logtext import plain
+
         raise SkyqError(
-            "Cluster '%s' does not exist. This version knows the cluster 'local': this machine." % name
+            "Cluster '%s' does not exist. This version knows the cluster 'local': this machine." % plain(name)
         )
     make_private(home_root())
     home = state_home()

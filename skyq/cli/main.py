@@ -113,7 +113,9 @@ def _unexpected(error: Exception) -> str:
 
 
 def _complain(text: str) -> None:
+    from skyq.core.logtext import plain
+
     try:
-        print(text, file=sys.stderr)
+        print("\n".join(map(plain, text.split("\n"))), file=sys.stderr)  # it may quote what others wrote
     except (OSError, ValueError):
         pass

@@ -47,8 +47,10 @@ def main(words: list[str]) -> int:
         try:
             rows = _ask(name, found)
         except SkyqError as error:
+            from skyq.core.logtext import plain
+
             print(
-                style.yellow("Failed to get the job queue for cluster '%s'.\n  %s" % (name, error)),
+                style.yellow("Failed to get the job queue for cluster '%s'.\n  %s" % (plain(name), error)),
                 file=sys.stderr,
             )
             failed = 1

@@ -17,7 +17,9 @@ from skyq.head.head import Head
 def user() -> str:
     """Who submits: people who share a Unix account tell themselves apart by SKYQ_USER."""
     if os.environ.get("SKYQ_USER"):
-        return os.environ["SKYQ_USER"]
+        from skyq.core.logtext import plain
+
+        return plain(os.environ["SKYQ_USER"])  # it stands in everybody's tables
     import pwd
 
     try:

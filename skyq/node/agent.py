@@ -294,7 +294,7 @@ class Agent:
             try:
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                shim.close_all_but(-1)
+                shim.close_all_but(self.shims)
                 containers.bury(step.run, started.log if started else step.run.out)
             finally:
                 os._exit(0)
@@ -308,7 +308,7 @@ class Agent:
         cookie = b"SKYQ_STEP_ID=" + os.path.basename(step.run.root).encode()
         found = proc.strays(cookie, started.log, *started.main)
         below = proc.descendants([*orphans, *(s.pid for s in found)])
-        adopted = [s for s in map(proc.stat, orphans) if s is not None and s.state not in "ZX"]
+        adopted = [s for s in map(proc.stat, orphans) if s is not None]  # zombies too: see shim._children
         return [*found, *adopted, *below]
 
     def gone(self, step: _Step, end: End, unstarted: bool = False) -> None:

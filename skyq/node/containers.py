@@ -104,6 +104,8 @@ class Containers:
 
     def close(self) -> None:
         """None lives: forget the notes, and say what could not be seen to."""
+        for engine in self.engines.values():
+            engine.remove()
         try:
             for name in self.engines:
                 os.unlink(os.path.join(self.run.containers, name))
@@ -143,6 +145,7 @@ class _Engine:
             kind, _, value = line.partition("=")
             fields.setdefault(kind, []).append(value)
         self.program = (fields["program"] or ["docker"])[0]
+        self.podman = is_podman(self.program)
         self.options = fields["option"]
         self.env = dict((pair.partition("=")[0], pair.partition("=")[2]) for pair in fields["env"])
         self.label = label
@@ -167,14 +170,27 @@ class _Engine:
             self._ask(["kill", "--signal", signal.Signals(number).name[3:], *targets])
         return bool(living)
 
+    def remove(self) -> None:
+        """What `podman run --rm` removes by a process of its own, which may have been killed at it."""
+        if self.podman and not self.trouble:
+            found = self._list(["-a"], " {{.AutoRemove}}") or []
+            wanted = [one for one, removed in found if removed == "true"]
+            if wanted:
+                self._ask(["rm", "--force", *wanted])
+
     def _living(self) -> Optional[List[str]]:
         """Their ids; None where the engine doesn't answer."""
-        pid = " {{.Pid}}" if is_podman(self.program) else ""
-        said = self._ask(["ps", "--no-trunc", "--filter", "label=" + self.label, "--format", "{{.ID}}" + pid])
+        found = self._list([], " {{.Pid}}" if self.podman else "")
+        return None if found is None else [one for one, pid in found if _lives(pid)]
+
+    def _list(self, options: List[str], more: str) -> Optional[List[Tuple[str, str]]]:
+        """(id, what else was asked for) of each; None where the engine doesn't answer."""
+        words = ["--no-trunc", "--filter", "label=" + self.label, "--format", "{{.ID}}" + more]
+        said = self._ask(["ps", *options, *words])
         if said is None:
             return None
-        lines = [line.split() for line in said.splitlines()]
-        return [words[0] for words in lines if words and _is_id(words[0]) and _lives(words[1:])]
+        lines = [line.partition(" ") for line in said.splitlines()]
+        return [(one, rest.strip()) for one, _, rest in lines if _is_id(one)]
 
     def _ask(self, words: List[str]) -> Optional[str]:
         """What the engine says; None when it fails, for good after some times."""
@@ -182,7 +198,7 @@ class _Engine:
         if status == 0:
             self.failures = 0
             return said
-        if words[0] == "kill":
+        if words[0] != "ps":
             return None  # it ended meanwhile, or the next look tells
         self.failures += 1
         if self.failures >= FAILURES:
@@ -196,9 +212,9 @@ def _is_id(word: str) -> bool:
     return len(word) >= 12 and all(letter in "0123456789abcdef" for letter in word)
 
 
-def _lives(pid: List[str]) -> bool:
+def _lives(pid: str) -> bool:
     """podman goes on calling a container alive whose monitor was killed with it: its process tells."""
-    return not pid or not pid[0].isdigit() or pid[0] == "0" or os.path.exists("/proc/" + pid[0])
+    return not pid.isdigit() or pid == "0" or os.path.exists("/proc/" + pid)
 
 
 def _output(argv: List[str], env: Dict[str, str]) -> Tuple[int, str]:

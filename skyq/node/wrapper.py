@@ -18,7 +18,8 @@ run` and `container create`, are changed:
 
 What doesn't come by here is neither limited nor killed: /usr/bin/docker by its path, `sudo docker`, `docker
 compose`, `docker start` and `exec` of containers from outside the job, `podman kube play`, `docker service`,
-`--runtime=nvidia` without `--gpus`, and programs that talk to the engine's socket.
+`--runtime=nvidia` without `--gpus`, a docker that the script itself puts further in front on PATH, and
+programs that talk to the engine's socket.
 
 Runs on its own, for each such command: a few modules of the standard library, nothing of skyq's.
 """

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -34,23 +35,26 @@ def engine(queue: LocalQueue, tmp_path: Path) -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="module")
-def real_podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
+def real_podman() -> Iterator[Real]:
     """A podman that runs containers, and has the devices to give."""
-    try:
-        yield Podman(tmp_path_factory.mktemp("podman"), UUIDS)
-    except Unusable as why:
-        pytest.skip("NO REAL CONTAINER OF PODMAN WAS TESTED: %s" % why)
+    yield from working("PODMAN", lambda root: Podman(root, UUIDS))
 
 
 @pytest.fixture(scope="module")
-def real_docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Real]:
+def real_docker() -> Iterator[Real]:
     """A docker that runs containers."""
-    try:
-        found = Docker(tmp_path_factory.mktemp("docker"))
-    except Unusable as why:
-        pytest.skip("NO REAL CONTAINER OF DOCKER WAS TESTED: %s" % why)
-    yield found
-    found.close()
+    yield from working("DOCKER", Docker)
+
+
+def working(name: str, make: Callable[[Path], Real]) -> Iterator[Real]:
+    """An engine, or a loud skip. In a folder with a short name: an engine's sockets lie deep in it."""
+    with tempfile.TemporaryDirectory(prefix="skyq-", ignore_cleanup_errors=True) as root:
+        try:
+            found = make(Path(root))
+        except Unusable as why:
+            pytest.skip("NO REAL CONTAINER OF %s WAS TESTED: %s" % (name, why))
+        yield found
+        found.close()
 
 
 @pytest.fixture
@@ -163,10 +167,11 @@ def test_devices_that_the_script_names_are_left_alone(queue: LocalQueue, engine:
 
 
 def test_without_gpus_only_the_label_is_added(queue: LocalQueue, engine: Engine) -> None:
-    script = "docker run -d -v '/a b:/c' -e A='x  \"y\"' --name=\"$(printf 'a\\nb')\" polite; docker version"
+    words = "-v '/a b:/c' -e A='x  \"y\"' --name=\"$(printf 'a\\nb')\" -e B=$'\\xff'"
+    script = "docker run -d %s polite; docker version" % words
     queue.ok("exec", "local", "--gpus", "H100:1", script)
 
-    assert asked(engine) == ["-d", "-v", "/a b:/c", "-e", 'A=x  "y"', "--name=a\nb"]
+    assert asked(engine) == ["-d", "-v", "/a b:/c", "-e", 'A=x  "y"', "--name=a\nb", "-e", "B=\udcff"]
     assert ["version"] in engine.calls()
 
 
@@ -354,6 +359,11 @@ def using(engine: Real, script: str, *words: str) -> list[str]:
     return [*env, *words, script.replace("@", engine.name)]
 
 
+def sleeping(test: int, engine: Real) -> int:
+    """A number of seconds by which the containers of one test are known, whatever runs beside it."""
+    return 47_000_000 + test * 1000 + ord(engine.name[0])
+
+
 def sleepers(seconds: int) -> list[psutil.Process]:
     """The processes of `sleep SECONDS`, in containers too; zombies aside."""
     return [
@@ -402,21 +412,23 @@ def test_the_docker_sample_with_podman_by_the_name_of_docker(
 
 
 def test_real_containers_end_at_cancel_and_are_removed(queue: LocalQueue, real: Real) -> None:
-    queue.submit(*using(real, "@ run -d tiny sleep 47110001\n@ run --rm tiny sleep 47110001"))
-    queue.until(lambda: len(sleepers(47110001)) == 2, "two containers run")
+    seconds = sleeping(1, real)
+    queue.submit(*using(real, "@ run -d tiny sleep %d\n@ run --rm tiny sleep %d" % (seconds, seconds)))
+    queue.until(lambda: len(sleepers(seconds)) == 2, "two containers run")
     queue.ok("cancel", "local", "1", "-y")
     queue.wait(1, "CANCELLED")
 
-    assert sleepers(47110001) == []
+    assert sleepers(seconds) == []
     assert real("ps", "-q") == ""
     assert len(real("ps", "-aq").split()) == 1
     real("container", "prune", "-f")
 
 
 def test_a_real_container_that_is_left_ends_with_its_job(queue: LocalQueue, real: Real) -> None:
-    queue.ok("exec", "local", *using(real, "@ run --rm -d tiny sleep 47110002"))
+    seconds = sleeping(2, real)
+    queue.ok("exec", "local", *using(real, "@ run --rm -d tiny sleep %d" % seconds))
 
-    assert sleepers(47110002) == []
+    assert sleepers(seconds) == []
     assert "skyq:" not in queue.log(1)
     queue.until(lambda: real("ps", "-aq") == "", "the container is removed")
 
@@ -428,15 +440,16 @@ def test_a_real_container_may_end_in_peace(queue: LocalQueue, real: Real) -> Non
     queue.ok("cancel", "local", "1", "-y")
     queue.wait(1, "CANCELLED")
 
-    assert queue.log(1).splitlines()[-1] == "bye"
+    assert "bye" in queue.log(1).splitlines()
 
 
 def test_a_real_container_ends_where_the_shim_was_killed(queue: LocalQueue, real: Real) -> None:
-    queue.submit(*using(real, "@ run --rm tiny sleep 47110003"))
-    queue.until(lambda: len(sleepers(47110003)) == 1, "the container runs")
+    seconds = sleeping(3, real)
+    queue.submit(*using(real, "@ run --rm tiny sleep %d" % seconds))
+    queue.until(lambda: len(sleepers(seconds)) == 1, "the container runs")
     kill(shim(queue))
     queue.wait(1, "FAILED_DRIVER")
 
-    assert sleepers(47110003) == []
+    assert sleepers(seconds) == []
     assert "skyq:" not in queue.log(1)
     queue.until(lambda: real("ps", "-aq") == "", "the container is removed")

@@ -46,6 +46,8 @@ until = time.monotonic() + 120  # not for ever, if skyq lets it go
 while time.monotonic() < until:
     if os.fork():
         os._exit(0)
+    if "new session" in sys.argv:
+        os.setsid()
     time.sleep(0.002)
 """
 TAKE = """\
@@ -169,12 +171,20 @@ def test_when_all_escape_at_once_all_die_and_those_of_the_neighbour_live(
     cancel.communicate(timeout=60)
 
 
-def test_who_forks_on_and_on_does_not_get_away(queue: LocalQueue, witness: Witness) -> None:
+@pytest.mark.parametrize("end", ["CANCELLED", "FAILED_DRIVER"])
+@pytest.mark.parametrize("where", ["same session", "new session"])
+def test_who_forks_on_and_on_does_not_get_away(
+    queue: LocalQueue, witness: Witness, where: str, end: str
+) -> None:
     path = witness.path("mine", "fork on")
-    queue.submit("%s %s '%s' & sleep 600" % (witness.python, witness.fork_on, path), env=IMPATIENT)
+    words = (witness.python, witness.fork_on, path, where)
+    queue.submit("%s %s '%s' '%s' & sleep 600" % words, env=IMPATIENT)
     queue.until(lambda: path.exists() and path.read_text(), "it runs")
-    queue.run("cancel", "local", "1", "-y")
-    queue.wait(1, "CANCELLED")
+    if end == "CANCELLED":
+        queue.run("cancel", "local", "1", "-y")
+    else:
+        kill_shim(queue)
+    queue.wait(1, end)
 
     assert witness.living("mine") == [], queue.evidence()
 

@@ -76,6 +76,15 @@ def test_a_container_whose_process_is_gone_is_dead_whatever_podman_says(run: Run
     assert not Containers(run, "").tell(signal.SIGTERM)
 
 
+def test_what_podman_could_not_remove_is_removed(run: RunDir, engine: Write, tmp_path: Path) -> None:
+    engine('[ "$4" != -a ] || printf "%%s true\\n%%s false\\n" %s %s' % (ID, "cd" * 32), "podman")
+    them = Containers(run, "")
+    assert them.tell(signal.SIGTERM)
+    them.close()
+
+    assert said(tmp_path)[-1] == "-H x y rm --force " + ID
+
+
 def test_an_engine_that_fails_is_given_up_and_the_log_says_so(
     run: RunDir, engine: Write, tmp_path: Path
 ) -> None:

@@ -1,0 +1,81 @@
+"""A full disk under the queue: nothing corrupt, running jobs unaffected, all goes on when there is room."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster import LocalQueue
+
+
+@pytest.fixture
+def small(queue: LocalQueue) -> Iterator[Path]:
+    """The queue's state lies on a disk of 8 MB that only its own processes see; returns the folder on it."""
+    if os.geteuid() != 0:
+        pytest.skip("NOT TESTED: only root can mount a small disk for the queue")
+    script = 'mount -t tmpfs -o size=8m,mode=0700 none "$1" && echo ready && exec sleep infinity'
+    keeper = subprocess.Popen(
+        ["unshare", "-m", "--propagation", "private", "sh", "-c", script, "sh", str(queue.home / "clusters")],
+        stdout=subprocess.PIPE,
+    )
+    (queue.home / "clusters").mkdir(mode=0o700, exist_ok=True)
+    assert keeper.stdout is not None
+    if keeper.stdout.readline() != b"ready\n":
+        pytest.skip("NOT TESTED: this machine doesn't let root mount a small disk")
+    enter = ["nsenter", "-t", str(keeper.pid), "-m", "--wd=" + str(queue.user_home)]
+    queue.program = [*enter, *queue.program]
+    yield Path("/proc/%d/root" % keeper.pid + str(queue.home / "clusters"))
+    queue.close()
+    keeper.send_signal(signal.SIGKILL)
+    keeper.communicate()
+
+
+def fill(folder: Path) -> Path:
+    """Leave no room there."""
+    ballast = folder / "ballast"
+    with open(ballast, "wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(b"x" * 4096)
+        except OSError:
+            return ballast
+
+
+def test_a_full_disk_refuses_submits_and_harms_nothing_else(queue: LocalQueue, small: Path) -> None:
+    first = queue.submit("--gpus", "H100:4", queue.until_open() + "; exit 5")
+    second = queue.submit("--gpus", "H100:1", queue.until_open("later") + "; echo ran")
+    queue.wait(first, "RUNNING")
+    ballast = fill(small)
+    refused = queue.run("exec", "local", "-d", "x" * 100_000)
+    with_secret = queue.run("exec", "local", "-d", "--secret", "TOKEN=" + "y" * 50_000, "true")
+    queue.open_gate()
+
+    for result in (refused, with_secret):
+        assert result.code == 1 and str(queue.home) in result.err and "Traceback" not in result.err, result
+    ballast.unlink()
+    queue.open_gate("later")
+    assert queue.wait(first, "FAILED")["exit_codes"] == [5]
+    queue.wait(second, "SUCCEEDED")
+    assert (small / "local/logs/2-sky-cmd/tasks/run.log").read_text() == "ran\n"
+    assert list((small / "local").glob("secrets/*")) == []
+    assert len(queue.jobs()) == 2
+    queue.ok("exec", "local", "true")
+
+
+def test_a_job_that_failed_on_a_full_disk_is_told_so(queue: LocalQueue, small: Path) -> None:
+    job = queue.submit(queue.until_open() + "; exit 1")
+    queue.wait(job, "RUNNING")
+    ballast = fill(small)
+    queue.open_gate()
+    queue.until(
+        lambda: list(small.glob("local/run/*/exit")), "how it ended is on record, full as the disk is"
+    )
+    ballast.unlink()
+
+    reason = queue.wait(job, "FAILED")["reason"]
+    assert reason.startswith("exit code 1; the disk of ") and reason.endswith(" is full")
