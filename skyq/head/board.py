@@ -113,10 +113,11 @@ class Board:
     def ask_again(self, node: str) -> None:
         """A connection broke or came up: what the node was asked may not have reached it."""
         for job_id, phases in self.phases.items():
-            job = self.jobs[job_id]
-            for step in [
-                s for s, phase in phases.items() if phase.at < GONE and self.node_of(job, s) == node
-            ]:
+            job = self.jobs.get(job_id)
+            if job is None:
+                continue  # not read again yet after a failed transaction: it will be asked about then
+            reached = [s for s, each in phases.items() if each.at < GONE and self.node_of(job, s) == node]
+            for step in reached:
                 del phases[step]
             self.stopping = {entry for entry in self.stopping if entry[0] != job_id}
             self.over.discard(job_id)

@@ -206,13 +206,13 @@ class Dispatcher:
         now = time.monotonic()
         try:
             acts = tick(self.store, self.board, self._usable(now))
-            self._tell_trouble()
         except SkyqError as error:
             _note(str(error))
             self._start_over()
             self.tick_at = self.idle_since = now + STORE_PAUSE  # what it didn't read may be work
             return
         self._act(acts)
+        self._tell_trouble()
         self.tick_at = min([until for until, _ in self.paused.values()], default=now + REST)
         if self.board.dirty:
             self.tick_at = now
@@ -228,8 +228,12 @@ class Dispatcher:
             node.name: why for node in self.nodes if (why := self._trouble(node)) not in ("", CONNECTING)
         }
         if found != self.told:
-            with self.store.transaction():
-                self.store.set("trouble", json.dumps(found))
+            try:
+                with self.store.transaction():
+                    self.store.set("trouble", json.dumps(found))
+            except SkyqError as error:
+                _note(str(error))
+                return  # the next tick tells it
             for name, why in found.items():
                 _note("%s is %s" % (name, why))
             self.told = found
@@ -240,9 +244,14 @@ class Dispatcher:
         return "unable to start jobs: " + self.paused[node.name][1]
 
     def _start_over(self) -> None:
-        """The transaction failed: forget what it assumed, keep what the nodes told."""
+        """The transaction failed: forget what it assumed, keep what is final.
+
+        Until the next tick the new board knows no job, and what the nodes tell is lost on it: they are
+        asked again about every step that isn't gone.
+        """
         phases, self.board = self.board.phases, Board()
-        self.board.phases = phases
+        for job_id, steps in phases.items():
+            self.board.phases[job_id] = {step: each for step, each in steps.items() if each.at >= GONE}
 
     def _act(self, acts: Acts) -> None:
         for job_id, step in acts.stop:
