@@ -113,9 +113,13 @@ def _unexpected(error: Exception) -> str:
 
 
 def _complain(text: str) -> None:
+    from re import sub
+
     from skyq.core.logtext import plain
 
+    # It may quote what others wrote; its own lines and tabs stay.
+    harmless = sub(r"[^\n\t]+", lambda part: plain(part[0]), text)
     try:
-        print("\n".join(map(plain, text.split("\n"))), file=sys.stderr)  # it may quote what others wrote
+        print(harmless, file=sys.stderr)
     except (OSError, ValueError):
         pass
