@@ -89,17 +89,19 @@ class Agent:
         decoder = protocol.Decoder()
         self.watch(children, lambda: self.reap(children))
         self.poll.register(0, select.POLLIN)
+        shim.changed_signals()
         gc.freeze()  # shims share these pages for as long as nobody touches them
         while True:
             ready = self.poll.poll(POLL * 1000 if self.waiting else None)
             for fd, _ in ready:
                 if fd == 0:
+                    before = _now()  # the process may stand still at any line
                     data = os.read(0, protocol.FRAME_LIMIT)
                     if not data:
                         return
                     self.hear(list(decoder.feed(data)))
                     if len(data) < protocol.FRAME_LIMIT:
-                        self.heard = _now()  # nothing older lies in the pipe
+                        self.heard = before  # nothing older lies in the pipe
                 elif fd in self.watched:
                     self.watched[fd]()
             for step in list(self.waiting.values()):

@@ -54,6 +54,18 @@ def test_the_session_of_a_pid_that_was_given_to_another_process_is_not_a_steps(s
     assert found(since=stranger.start - 1) == []
 
 
+def test_a_kill_takes_the_whole_group_at_once() -> None:
+    """Who forks between the look at /proc and the signal is in it."""
+    line = "sleep 600 & sleep 600 & echo ready; wait"
+    with subprocess.Popen(["bash", "-c", line], stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout and process.stdout.readline() == b"ready\n"
+        leader = proc.stat(process.pid)
+        assert leader is not None and len(proc.descendants([process.pid])) == 2
+        assert proc.signal_all([leader], signal.SIGKILL) == 1
+
+        wait_until(lambda: process.stdout.read() == b"", "the last of them closes the pipe")
+
+
 def test_a_process_is_found_by_its_cookie_as_a_whole_word() -> None:
     def found(cookie: bytes) -> list[int]:
         return [entry.pid for entry in proc.strays(cookie, "/nonexistent", -1, 0)]
