@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,6 +41,5 @@ def _dispatcher(cluster: str) -> int:
 
         return LocalChannel([*program.argv(), "_node", where.runs])
 
-    print("%d: dispatcher of %s" % (os.getpid(), cluster), file=sys.stderr, flush=True)
     dispatcher.run(where, cluster, connect)
     return 0

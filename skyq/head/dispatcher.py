@@ -46,6 +46,7 @@ Connect = Callable[[Node], Channel]
 
 def run(where: ClusterDir, cluster: str, connect: Connect) -> None:
     """Be the dispatcher if nobody else is, as long as there is work."""
+    _note("%d: dispatcher of %s" % (os.getpid(), cluster))
     os.umask(0o077)
     while _work(where):
         deadline = time.monotonic() + LOCK_WAIT

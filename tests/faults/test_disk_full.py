@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import LocalQueue
+from tests.cluster import LocalQueue, kill
 
 
 @pytest.fixture
@@ -79,3 +79,37 @@ def test_a_job_that_failed_on_a_full_disk_is_told_so(queue: LocalQueue, small: P
 
     reason = queue.wait(job, "FAILED")["reason"]
     assert reason.startswith("exit code 1; the disk of ") and reason.endswith(" is full")
+
+
+def test_the_queue_goes_on_by_itself_when_there_is_room(queue: LocalQueue, small: Path) -> None:
+    queue.submit("--gpus", "H100:4", queue.until_open())
+    queue.submit("--gpus", "H100:1", "touch ~/ran")
+    queue.wait(1, "RUNNING")
+    ballast = fill(small)
+    queue.open_gate()
+    queue.until(lambda: list(small.glob("local/run/*/exit")), "the first one ends")
+    ballast.unlink()
+
+    queue.until((queue.user_home / "ran").exists, "no command is needed to start the second one")
+    queue.wait_all([1, 2], "SUCCEEDED")
+
+
+def test_a_dispatcher_that_dies_on_a_full_disk_is_replaced_there(queue: LocalQueue, small: Path) -> None:
+    running = queue.submit("--gpus", "H100:4", queue.until_open() + "; exit 3")
+    waiting = queue.submit("--gpus", "H100:1", "touch ~/ran")
+    queue.wait(running, "RUNNING")
+    ballast = fill(small)
+    kill(queue.dispatcher())
+    asked = queue.run("queue", "local")
+    queue.open_gate()
+    queue.until(lambda: list(small.glob("local/run/*/exit")), "the first one ends")
+    queue.run("queue", "local")
+    serves = queue.own_processes()
+    ballast.unlink()
+
+    assert asked.code == 0 or str(queue.home) in asked.err, asked
+    assert "Traceback" not in asked.err + (small / "local/dispatcher.log").read_text()
+    assert serves, "nobody serves"
+    queue.until((queue.user_home / "ran").exists, "no command is needed to start the second one")
+    queue.wait_all([running, waiting], "FAILED", "SUCCEEDED")
+    assert queue.job(running)["exit_codes"] == [3]
