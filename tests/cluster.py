@@ -330,9 +330,17 @@ def _own(process: psutil.Process) -> bool:
         words = process.cmdline()
         if "_dispatcher" in words or not words:  # a process that is just dying has no words left
             return True
-        return "_node" in words and os.getsid(process.pid) != process.pid
+        # A shim leads a session. What it forks has its command line and is in that session, for a moment.
+        return "_node" in words and not _is_shim(os.getsid(process.pid))
     except (psutil.NoSuchProcess, ProcessLookupError):
         return True  # gone: nobody's process
+
+
+def _is_shim(leader: int) -> bool:
+    try:
+        return "_node" in psutil.Process(leader).cmdline()
+    except psutil.NoSuchProcess:
+        return False
 
 
 def kill(process: psutil.Process) -> None:

@@ -10,7 +10,9 @@ KINDS = {
     "session": "setsid bash -c 'echo $$ >> %s; exec sleep 600' &",
     "silent session": "setsid bash -c 'echo $$ >> %s; exec sleep 600' </dev/null >/dev/null 2>&1 &",
     "no environment": "env -i setsid bash -c 'echo $$ >> %s; exec sleep 600' &",
-    "silent, no environment": "env -i bash -c 'echo $$ >> %s; exec sleep 600' </dev/null >/dev/null 2>&1 &",
+    "orphan, silent, no environment": (
+        "(env -i bash -c 'echo $$ >> %s; exec sleep 600' </dev/null >/dev/null 2>&1 &)"
+    ),
     "ignores TERM": "bash -c 'trap \"\" TERM; echo $$ >> %s; while :; do sleep 1; done' &",
     "stopped": "bash -c 'echo $$ >> %s; kill -STOP $$' &",
 }

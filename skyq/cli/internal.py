@@ -25,8 +25,8 @@ def _node(runs: str) -> int:
     try:
         Agent(runs, ClaimDir(os.environ.get("SKYQ_CLAIM_DIR", "/var/tmp"))).serve()
     except BrokenPipeError:
-        os._exit(0)  # the dispatcher is gone: the next one starts another agent
-    return 0
+        pass  # the dispatcher is gone: the next one starts another agent
+    os._exit(0)  # without a last try to write to it
 
 
 def _dispatcher(cluster: str) -> int:

@@ -6,6 +6,7 @@ one) and one for itself, and writes a line when it starts. A lock that is taken 
 
 from __future__ import annotations
 
+import fcntl
 from collections import Counter
 from pathlib import Path
 
@@ -47,6 +48,17 @@ class Truth:
     def starts(self) -> Counter[int]:
         """How often each job has started."""
         return Counter(int(line) for line in self._lines("starts"))
+
+    def lives(self, job: int) -> bool:
+        """Whether a process of a job that has probed lives: its descriptors hold the job's lock."""
+        try:
+            with open(self.folder / ("job.%d" % job)) as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False  # it never started
+        except BlockingIOError:
+            return True
+        return False
 
     def violations(self) -> list[str]:
         """What must never be."""
