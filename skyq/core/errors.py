@@ -7,6 +7,7 @@ SkyqError               1    what happened, why, what to type next
 ├── Misfit              1    the cluster could never run the request
 ├── StoreError          1    the queue's database can't be used
 ├── HostClaimed         1    the machine belongs to another queue
+├── Unreachable         1    no connection to a host, or it was lost
 └── ProtocolError       1    the two ends don't understand each other
 
 Raised anywhere, caught once (cli/main.py), printed as one message, never as a traceback.
@@ -45,6 +46,17 @@ class StoreError(SkyqError):
 
 class HostClaimed(SkyqError):
     """The machine belongs to another cluster or account."""
+
+
+class Unreachable(SkyqError):
+    """No connection to a host, or it was lost. The text names the host, why, and what to type next.
+
+    `kind`: refused, timeout, frozen, no-route, name, auth, host-key-unknown, host-key-changed, lost, other.
+    """
+
+    def __init__(self, text: str, kind: str = "other") -> None:
+        super().__init__(text)
+        self.kind = kind
 
 
 class ProtocolError(SkyqError):

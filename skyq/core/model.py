@@ -82,6 +82,14 @@ class Device(NamedTuple):
     """The vendor's UUID; empty for declared devices."""
 
 
+class Reach(NamedTuple):
+    """How the head reaches a worker by SSH."""
+
+    host: str
+    port: int
+    user: str
+
+
 class Node(NamedTuple):
     """One machine of the cluster, as the scheduler sees it."""
 
@@ -94,6 +102,9 @@ class Node(NamedTuple):
     unusable: str = ""
     """Why nothing new may start here (drained, unreachable since …); empty: it may."""
     ip: str = "127.0.0.1"
+    """What the other nodes call it."""
+    reach: Optional[Reach] = None
+    """None: the head itself."""
 
 
 class Grant(NamedTuple):

@@ -22,9 +22,41 @@ class Home(NamedTuple):
         return os.path.join(self.root, "app")
 
     @property
+    def bin(self) -> str:
+        """The launcher, and the files that came over SSH."""
+        return os.path.join(self.root, "bin")
+
+    @property
     def launcher(self) -> str:
-        """What cron starts, whichever version is in use."""
-        return os.path.join(self.root, "bin", "skyq")
+        """What cron, sshd and other machines start, whichever version is in use."""
+        return os.path.join(self.bin, "skyq")
+
+    def build(self, version: str, content: str) -> str:
+        """One skyq.pyz that came over SSH: named by its content, never overwritten."""
+        return os.path.join(self.bin, "skyq-%s-%s.pyz" % (version, content))
+
+    @property
+    def known_hosts(self) -> str:
+        """The host keys that skyq has pinned, beside those in ~/.ssh/known_hosts."""
+        return os.path.join(self.root, "known_hosts")
+
+    @property
+    def handshakes(self) -> str:
+        """Lock files: so many handshakes with one host are in flight at most."""
+        return os.path.join(self.root, "handshakes")
+
+    @property
+    def remotes(self) -> str:
+        """One record per cluster whose head is another machine."""
+        return os.path.join(self.root, "remotes")
+
+    def remote(self, name: str) -> str:
+        """Where the head of that cluster is, and how it is reached; JSON."""
+        return os.path.join(self.remotes, name + ".json")
+
+    def node(self, cluster: str, machine: str) -> str:
+        """A worker's run directories; `machine` names it, because homes may be shared by all."""
+        return os.path.join(self.root, "nodes", "%s.%s" % (cluster, machine), "run")
 
     @property
     def clusters(self) -> str:
@@ -92,6 +124,16 @@ class ClusterDir(NamedTuple):
     def workdir(self, uuid: str) -> str:
         """The copy of one job."""
         return os.path.join(self.workdirs, uuid)
+
+    @property
+    def key(self) -> str:
+        """The private key by which the head reaches its workers; the public one is beside it, with .pub."""
+        return os.path.join(self.root, "ssh", "id_ed25519")
+
+    @property
+    def known_hosts(self) -> str:
+        """The host keys of the workers, as the client that made the cluster saw them."""
+        return os.path.join(self.root, "ssh", "known_hosts")
 
     @property
     def runs(self) -> str:
