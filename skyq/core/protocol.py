@@ -3,7 +3,8 @@
 A conversation opens with one line of text each way, GREETING; everything before it is noise of the
 other side's shell and skipped. Then frames: 1 byte kind, 4 bytes length (big endian), payload of at
 most FRAME_LIMIT bytes. A message is a JSON object: PART frames, then one LAST frame. Unknown keys
-and unknown messages are ignored, so that the newer side can say more.
+and unknown messages are ignored, so that the newer side can say more. A DATA frame is a small message
+with raw bytes behind it: 2 bytes length of the JSON object (big endian), the object, the bytes.
 
 head → node                                       node → head
   start  job attempt step spec                      running  job attempt step pid
@@ -40,7 +41,9 @@ NOISE_LIMIT = 1024 * 1024  # bytes that may come before the greeting
 
 LAST = 1
 PART = 2
+DATA = 3
 HEADER = struct.Struct(">BI")
+DATA_HEADER = struct.Struct(">H")
 
 UNKNOWN = -1
 """The code of a step whose exit status can't be known, or that never ran."""
@@ -64,6 +67,25 @@ def encode(message: Message) -> bytes:
     return b"".join(out)
 
 
+def encode_data(header: Message, data: bytes) -> bytes:
+    """Raw bytes as DATA frames, as many as they need. `offset` in the header, if it is there, counts on."""
+    out: List[bytes] = []
+    header, rest = dict(header), memoryview(data)
+    while True:
+        text = json.dumps(header, separators=(",", ":")).encode()
+        room = FRAME_LIMIT - DATA_HEADER.size - len(text)
+        if room < bool(rest):
+            raise ValueError("a header of %d bytes leaves no room for data" % len(text))
+        piece = bytes(rest[:room])
+        out += [HEADER.pack(DATA, DATA_HEADER.size + len(text) + len(piece)), DATA_HEADER.pack(len(text))]
+        out += [text, piece]
+        rest = rest[len(piece) :]
+        if not rest:
+            return b"".join(out)
+        if "offset" in header:
+            header["offset"] += len(piece)
+
+
 class Decoder:
     """Bytes in, messages out; the other side is not trusted: sizes are capped, JSON is checked."""
 
@@ -73,7 +95,7 @@ class Decoder:
         self._parts = bytearray()
 
     def feed(self, data: bytes) -> Iterator[Message]:
-        """The messages that are complete now.
+        """The messages that are complete now; one that came as a DATA frame has its bytes under "data".
 
         Raises ProtocolError when the other side doesn't keep to the protocol.
         """
@@ -82,12 +104,16 @@ class Decoder:
             self._skip_to_greeting()
         while self.greeted and len(self._buffer) >= HEADER.size:
             kind, length = HEADER.unpack_from(self._buffer)
-            if kind not in (LAST, PART) or length > FRAME_LIMIT:
+            if kind not in (LAST, PART, DATA) or length > FRAME_LIMIT:
                 raise ProtocolError("The other side sent a frame that is none (kind %d)." % kind)
             if len(self._buffer) < HEADER.size + length:
                 return
-            self._parts += self._buffer[HEADER.size : HEADER.size + length]
+            payload = bytes(memoryview(self._buffer)[HEADER.size : HEADER.size + length])
             del self._buffer[: HEADER.size + length]
+            if kind == DATA:
+                yield _with_data(payload)
+                continue
+            self._parts += payload
             if len(self._parts) > MESSAGE_LIMIT:
                 raise ProtocolError("The other side sent a message of over %d bytes." % MESSAGE_LIMIT)
             if kind == LAST:
@@ -110,6 +136,15 @@ class Decoder:
             )
         del self._buffer[: end + 1]
         self.greeted = True
+
+
+def _with_data(payload: bytes) -> Message:
+    end = DATA_HEADER.size + (DATA_HEADER.unpack_from(payload)[0] if len(payload) >= DATA_HEADER.size else 0)
+    if end > len(payload):
+        raise ProtocolError("The other side sent data that is shorter than it says.")
+    message = _message(payload[DATA_HEADER.size : end])
+    message["data"] = payload[end:]
+    return message
 
 
 def _message(body: bytes) -> Message:

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from skyq.core.errors import ProtocolError
 from skyq.core.protocol import (
+    DATA,
+    DATA_HEADER,
     FRAME_LIMIT,
     HEADER,
     LAST,
@@ -19,6 +21,7 @@ from skyq.core.protocol import (
     Decoder,
     Message,
     encode,
+    encode_data,
     greeting,
 )
 
@@ -84,6 +87,53 @@ def test_byte_by_byte_is_no_different() -> None:
     assert heard(data[at : at + 1] for at in range(len(data))) == [{"a": 1}, {"b": "é"}]
 
 
+@given(st.lists(st.tuples(st.integers(0, 9), st.binary(max_size=300))), st.lists(st.integers(0, 2**20)))
+def test_raw_bytes_arrive_in_order_with_the_messages_between_them(
+    sent: list[tuple[int, bytes]], places: list[int]
+) -> None:
+    data = b"".join(encode_data({"step": n}, raw) + encode({"step": n}) for n, raw in sent)
+
+    expected = [each for n, raw in sent for each in ({"step": n, "data": raw}, {"step": n})]
+    assert heard(cut(greeting() + data, places)) == expected
+
+
+@pytest.mark.parametrize("size", [FRAME_LIMIT - 40, FRAME_LIMIT, 3 * FRAME_LIMIT + 7])
+def test_raw_bytes_that_fill_several_frames_come_with_the_offset_of_each(size: int) -> None:
+    raw = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
+    data = encode_data({"is": "log", "offset": 99_990}, raw)
+
+    found = heard([greeting(), data])
+
+    assert b"".join(each["data"] for each in found) == raw
+    offset = 99_990
+    for each in found:
+        assert each["offset"] == offset
+        offset += len(each["data"])
+    while data:
+        kind, length = HEADER.unpack_from(data)
+        assert kind == DATA and length <= FRAME_LIMIT
+        data = data[HEADER.size + length :]
+
+
+def test_no_bytes_are_a_message_too() -> None:
+    assert heard([greeting(), encode_data({"fd": 1}, b"")]) == [{"fd": 1, "data": b""}]
+
+
+def test_data_may_come_between_the_parts_of_a_long_message() -> None:
+    long = encode({"text": "x" * FRAME_LIMIT})
+    first = HEADER.size + FRAME_LIMIT
+
+    found = heard([greeting(), long[:first], encode_data({"fd": 1}, b"a"), long[first:]])
+
+    assert found == [{"fd": 1, "data": b"a"}, {"text": "x" * FRAME_LIMIT}]
+
+
+@pytest.mark.parametrize("length", [FRAME_LIMIT - 13, FRAME_LIMIT, 2 * FRAME_LIMIT])
+def test_a_header_without_room_for_bytes_is_never_sent(length: int) -> None:
+    with pytest.raises(ValueError):
+        encode_data({"text": "x" * length}, b"a")
+
+
 def test_what_is_not_complete_is_waited_for() -> None:
     data = greeting() + encode({"a": 1})
     decoder = Decoder()
@@ -101,7 +151,7 @@ def test_another_version_is_refused_with_both_named(version: bytes) -> None:
         heard([b"skyq-protocol " + version + b" 9.9.9\n"])
 
 
-@pytest.mark.parametrize("kind", [0, 3, 255])
+@pytest.mark.parametrize("kind", [0, 4, 255])
 def test_a_frame_of_an_unknown_kind_is_refused(kind: int) -> None:
     with pytest.raises(ProtocolError, match="kind %d" % kind):
         heard([greeting() + frame(b"{}", kind)])
@@ -134,7 +184,24 @@ def test_what_is_no_json_object_is_refused(body: bytes) -> None:
         heard([greeting() + frame(body)])
 
 
-@given(st.lists(st.binary(max_size=300) | st.binary(max_size=300).map(frame), max_size=5), st.booleans())
+@pytest.mark.parametrize(
+    "payload",
+    [b"", b"\0", DATA_HEADER.pack(3) + b"{}", DATA_HEADER.pack(2) + b"[]", DATA_HEADER.pack(0) + b"{}"],
+)
+def test_data_without_a_whole_header_is_refused(payload: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        heard([greeting() + frame(payload, DATA)])
+
+
+@given(
+    st.lists(
+        st.binary(max_size=300)
+        | st.binary(max_size=300).map(frame)
+        | st.binary(max_size=300).map(lambda body: frame(body, DATA)),
+        max_size=5,
+    ),
+    st.booleans(),
+)
 def test_whatever_the_other_side_says_nothing_but_a_protocol_error_comes_of_it(
     pieces: list[bytes], greeted: bool
 ) -> None:
