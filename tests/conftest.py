@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.cluster import LocalQueue
-from tests.program import program, unpacked
+from tests.lab import Lab
+from tests.lab.possible import why_not
+from tests.program import built, program, unpacked
+
+NO_LAB = "NOT TESTED, since no machines can be made within this one: "
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +38,45 @@ def queue(tmp_path: Path, session_dir: Path, skyq_argv: list[str]) -> Iterator[L
         yield found
     finally:
         found.close()
+
+
+@pytest.fixture(scope="session")
+def lab_possible() -> None:
+    """Skips where there can be none."""
+    if reason := why_not():
+        pytest.skip(NO_LAB + reason)
+
+
+@pytest.fixture
+def make_lab(lab_possible: None, tmp_path: Path, session_dir: Path) -> Iterator[Callable[..., Lab]]:
+    """Boots labs; the arguments are Lab's. Their clients have the program under test as `skyq`."""
+    labs: list[Lab] = []
+
+    def make(nodes: int = 4, gpus: int = 8, **more: Any) -> Lab:
+        lab = Lab(tmp_path / ("lab%d" % len(labs)), nodes, gpus, program=built(session_dir), **more)
+        labs.append(lab)
+        lab.up()
+        return lab
+
+    try:
+        yield make
+    finally:
+        for lab in labs:
+            print(lab.evidence())  # pytest shows it where a test failed
+            lab.down()
+
+
+@pytest.fixture
+def lab(make_lab: Callable[..., Lab]) -> Lab:
+    """A client and four machines with 8 H100s each. Nothing of them outlives the test."""
+    return make_lab()
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """That nothing was tested over SSH is told as loudly as a failure."""
+    skipped = [
+        report for report in terminalreporter.stats.get("skipped", []) if NO_LAB in str(report.longrepr)
+    ]
+    if skipped:
+        terminalreporter.section("SSH: %d TESTS DID NOT RUN" % len(skipped), red=True, bold=True)
+        terminalreporter.line(NO_LAB + why_not(), red=True)

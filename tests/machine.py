@@ -108,7 +108,7 @@ class Machine:
         """Those that run there, without its init."""
         assert self._init is not None
         own = os.stat("/proc/%d/ns/pid" % self._init.pid).st_ino
-        return [p for p in psutil.process_iter() if p != self._init and _namespace(p.pid) == own]
+        return [p for p in psutil.process_iter() if p != self._init and namespace(p.pid) == own]
 
     def cut_power(self) -> None:
         """Every process there dies at once, without a word."""
@@ -118,7 +118,8 @@ class Machine:
             self._init = None
 
 
-def _namespace(pid: int) -> int:
+def namespace(pid: int) -> int:
+    """The number of a process's pid namespace; 0: it is gone."""
     try:
         return os.stat("/proc/%d/ns/pid" % pid).st_ino
     except OSError:

@@ -22,7 +22,7 @@ def program(session_dir: Path) -> list[str]:
         return [sys.executable, "-m", "skyq"]
     if choice:
         return [sys.executable, str(Path(choice).resolve())]
-    return [sys.executable, str(_built(session_dir))]
+    return [sys.executable, str(built(session_dir))]
 
 
 def unpacked(session_dir: Path, argv: list[str]) -> Path:
@@ -45,7 +45,11 @@ def unpacked(session_dir: Path, argv: list[str]) -> Path:
     return app
 
 
-def _built(session_dir: Path) -> Path:
+def built(session_dir: Path) -> Path:
+    """skyq.pyz as the code is now; SKYQ_TEST_PROGRAM, where that is one."""
+    choice = os.environ.get("SKYQ_TEST_PROGRAM", "")
+    if choice not in ("", "source"):
+        return Path(choice).resolve()
     pyz = session_dir / "skyq.pyz"
     with _one_worker(session_dir):
         if not pyz.exists():

@@ -1,0 +1,245 @@
+"""The lab is what it says: machines apart from each other, faults as on real ones, and nothing left of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from tests.lab import Host, Lab, Traits
+from tests.program import ROOT
+from tests.waiting import wait_until
+
+MakeLab = Callable[..., Lab]
+QUICK = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=1"]
+
+
+def ssh(lab: Lab, host: str, command: str) -> str:
+    """What a command that the client runs there by ssh says; it must not fail."""
+    done = lab.client.run(["ssh", "-o", "BatchMode=yes", host, command])
+    assert done.returncode == 0, done
+    return done.stdout.strip()
+
+
+def refusal(lab: Lab, host: str) -> str:
+    """Why there is no connection."""
+    done = lab.client.run([*QUICK, host, "true"])
+    assert done.returncode == 255, done
+    return done.stderr
+
+
+def talk(lab: Lab, host: str) -> subprocess.Popen[str]:
+    """An open connection to a program that says again what it is told."""
+    talking = lab.client.start([*QUICK, host, "cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert says_again(talking, "hello")
+    return talking
+
+
+def says_again(talking: subprocess.Popen[str], word: str) -> bool:
+    assert talking.stdin is not None and talking.stdout is not None
+    talking.stdin.write(word + "\n")
+    talking.stdin.flush()
+    return talking.stdout.readline() == word + "\n"
+
+
+def received(host: Host) -> int:
+    """Bytes that came over its cable."""
+    return int(host.root("cat", "/sys/class/net/eth0/statistics/rx_bytes"))
+
+
+def traces(folder: Path) -> list[str]:
+    """What is left of a lab in this machine: its processes, mounts, interfaces."""
+    mounts = [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(folder) in line]
+    ours = []
+    for process in psutil.process_iter():
+        try:
+            if str(folder) in " ".join([*process.cmdline(), *process.environ().values()]):
+                ours.append(str(process))
+        except (psutil.NoSuchProcess, psutil.AccessDenied, OSError):
+            pass
+    return mounts + ours
+
+
+def interfaces() -> set[str]:
+    return set(os.listdir("/sys/class/net"))
+
+
+def test_the_client_reaches_every_node_by_its_name(lab: Lab) -> None:
+    assert [ssh(lab, host.name, "hostname") for host in lab.nodes] == ["node0", "node1", "node2", "node3"]
+    assert ssh(lab, "node3", "id -un; pwd").split() == ["ada", "/home/ada"]
+    assert lab.client.run(["skyq", "--version"]).stdout.startswith("skyq ")
+
+
+def test_machines_share_neither_homes_nor_processes_nor_devices(make_lab: MakeLab) -> None:
+    lab = make_lab(2, traits={"node1": Traits(gpus=1)})
+    for where in ("~", "/tmp", "/var/tmp"):
+        ssh(lab, "node0", "echo mine > %s/file" % where)
+        assert ssh(lab, "node1", "cat %s/file 2>&1 || true" % where).endswith("No such file or directory")
+    lab.node(0).start(["sleep", "1717"])
+    wait_until(lambda: "sleep 1717" in ssh(lab, "node0", "ps ax"), "the process is there")
+
+    assert lab.node(0).read("/home/ada/file") == "mine\n"
+    assert "sleep 1717" not in ssh(lab, "node1", "ps ax")
+    for file in ("/proc/sys/kernel/random/boot_id", "/etc/machine-id", "/etc/hostname"):
+        assert (
+            len({ssh(lab, name, "cat " + file) for name in ("node0", "node1")} | {Path(file).read_text()})
+            == 3
+        )
+    assert [len(ssh(lab, host.name, "nvidia-smi -L").splitlines()) for host in lab.nodes] == [8, 1]
+    assert "not found" in ssh(lab, "node1", "/usr/bin/env nvidia-smi-of-the-client 2>&1 || echo not found")
+
+
+def test_this_machines_own_files_cannot_be_written(make_lab: MakeLab) -> None:
+    lab = make_lab(1)
+    for file in ("/usr/here", str(ROOT / "here"), "/here"):
+        done = lab.node(0).run(["touch", file], user="root")
+        assert "Read-only file system" in done.stderr
+
+
+def test_packets_of_a_cut_machine_vanish_until_it_is_healed(make_lab: MakeLab) -> None:
+    lab = make_lab(2)
+    talking = talk(lab, "node1")
+    lab.cut("node1")
+    before = received(lab.node(1))
+
+    assert "timed out" in refusal(lab, "node1")
+    assert ssh(lab, "node0", "hostname") == "node0"
+    assert received(lab.node(1)) == before
+    assert talking.poll() is None
+    lab.heal("node1")
+    assert says_again(talking, "still here")
+
+
+def test_a_cut_between_two_machines_leaves_the_others(make_lab: MakeLab) -> None:
+    lab = make_lab(2)
+    lab.cut("client", "node1")
+
+    assert "timed out" in refusal(lab, "node1")
+    assert lab.node(0).run(["sh", "-c", "exec 3<>/dev/tcp/node1/22"]).returncode != 0  # sh has no /dev/tcp
+    banner = lab.node(0).run(["bash", "-c", "read -r line </dev/tcp/node1/22; echo $line"])
+    assert banner.stdout.startswith("SSH-2.0-OpenSSH")
+    lab.reboot("node1")
+    assert "timed out" in refusal(lab, "node1")
+    lab.heal("client", "node1")
+    assert ssh(lab, "node1", "hostname") == "node1"
+
+
+def test_a_reboot_keeps_the_disk_and_nothing_else(make_lab: MakeLab) -> None:
+    lab = make_lab(1)
+    talking = talk(lab, "node0")
+    boot_id = ssh(lab, "node0", "cat /proc/sys/kernel/random/boot_id")
+    ssh(
+        lab,
+        "node0",
+        "echo kept >file; echo kept >/var/tmp/file; nohup sleep 1717 >/dev/null 2>&1 </dev/null &",
+    )
+    lab.reboot("node0")
+
+    assert ssh(lab, "node0", "cat file /var/tmp/file") == "kept\nkept"
+    assert ssh(lab, "node0", "cat /proc/sys/kernel/random/boot_id") != boot_id
+    assert "1717" not in ssh(lab, "node0", "ps ax")
+    assert talking.poll() is None  # nobody told it
+    assert talking.stdin is not None
+    talking.stdin.write("are you there?\n")
+    talking.stdin.flush()
+    assert talking.wait(30) == 255
+
+
+def test_a_machine_that_is_off_does_not_answer(make_lab: MakeLab) -> None:
+    lab = make_lab(1)
+    lab.power_off("node0")
+    assert "timed out" in refusal(lab, "node0")
+    lab.power_on("node0")
+    assert ssh(lab, "node0", "hostname") == "node0"
+
+
+def test_a_frozen_machine_accepts_connections_and_says_nothing(make_lab: MakeLab) -> None:
+    lab = make_lab(1)
+    counting = lab.node(0).start(["sh", "-c", "while :; do echo; sleep 0.01; done"], stdout=subprocess.PIPE)
+    lab.freeze("node0")
+    assert "banner exchange" in refusal(lab, "node0")
+    lab.thaw("node0")
+
+    assert ssh(lab, "node0", "hostname") == "node0"
+    counting.terminate()
+    assert counting.wait(10) == -signal.SIGTERM
+
+
+def test_without_sshd_connections_are_refused_and_open_ones_live(make_lab: MakeLab) -> None:
+    lab = make_lab(1)
+    talking = talk(lab, "node0")
+    lab.stop_sshd("node0")
+    assert "Connection refused" in refusal(lab, "node0")
+    assert says_again(talking, "still here")
+    lab.start_sshd("node0")
+    assert ssh(lab, "node0", "hostname") == "node0"
+
+
+def test_a_machine_is_as_its_traits_say(make_lab: MakeLab) -> None:
+    special = Traits(
+        gpus=0,
+        sshd={"Port": "2222", "MaxSessions": "1"},
+        hidden=["/usr/bin/python3"],
+        small_home="1m",
+        shell="/bin/dash",
+        shared=[ROOT / "README.md"],
+    )
+    lab = make_lab(1, traits={"node0": special})
+
+    assert ssh(lab, "node0", "command -v python3 nvidia-smi || echo none") == "none"
+    assert ssh(lab, "node0", "echo $0") == "dash"
+    assert "No space left" in ssh(lab, "node0", "head -c 2000000 /dev/zero 2>&1 >big || rm big")
+    assert lab.client.run(["ssh", "node0", "ls", "-d", str(ROOT / "README.md")]).returncode == 0
+    ssh(lab, "node0", "echo seen >file")
+    assert lab.node(0).read("/home/ada/file") == "seen\n"
+
+
+def test_homes_can_be_full_read_only_or_shared(make_lab: MakeLab) -> None:
+    lab = make_lab(2, shared_home=True)
+    ssh(lab, "node0", "printf '#!/bin/sh\necho ran\n' >program; chmod +x program")
+    assert ssh(lab, "node1", "./program") == "ran"
+
+    lab.node(1).remount_home("noexec")
+    assert "Permission denied" in ssh(lab, "node1", "./program 2>&1 || true")
+    lab.node(1).remount_home("ro")
+    assert "Read-only" in ssh(lab, "node1", "touch file 2>&1 || true")
+    assert ssh(lab, "node0", "./program; touch file") == "ran"
+
+
+def test_nothing_is_left_of_a_lab(make_lab: MakeLab) -> None:
+    before = interfaces()
+    lab = make_lab(2)
+    lab.node(0).start(["setsid", "sh", "-c", "trap '' TERM HUP; while :; do sleep 0.1; done"])
+    lab.freeze("node1")
+    lab.power_off("node0")
+    assert traces(lab.folder)
+    lab.down()
+
+    assert traces(lab.folder) == []
+    assert interfaces() == before
+    assert not lab.folder.exists()
+
+
+MAKER = """
+import pathlib, sys, time
+from tests.lab import Lab
+lab = Lab(pathlib.Path(sys.argv[1]), nodes=1)
+lab.up()
+lab.node(0).start(["sleep", "1717"])
+print("up", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_lab_ends_with_a_test_that_is_killed(tmp_path: Path, lab_possible: None) -> None:
+    words = [sys.executable, "-c", MAKER, str(tmp_path)]
+    maker = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert maker.stdout is not None and maker.stdout.readline() == "up\n"
+    maker.kill()
+    maker.communicate()
+    wait_until(lambda: not traces(tmp_path), "all of the lab is gone", evidence=lambda: str(traces(tmp_path)))
