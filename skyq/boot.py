@@ -11,6 +11,7 @@ import sys
 
 from skyq.folders import keep_compiled, mine, places  # build_zipapp.py puts that module in place of this
 
+ON_A_NODE = (["_setup"], ["_node"])  # verbs that an older Python can run, see skyq/landing.py
 CODE = ""  # filled in by build_zipapp.py: the id of the code in the file, and the name of its folder
 
 
@@ -18,7 +19,7 @@ def run():
     # type: () -> None
     """Start skyq from its unpacked code, which is unpacked now if this is the first start."""
     pyz = os.path.abspath(os.path.dirname(__file__))
-    if sys.version_info < (3, 10):
+    if sys.version_info < (3, 10) and not (sys.version_info >= (3, 8) and sys.argv[1:2] in ON_A_NODE):
         from skyq import pythons
 
         pythons.replace_this_one(pyz)

@@ -54,7 +54,14 @@ def argv() -> list[str]:
             python, its_tag = _fitting_python(error)
             if not _unpacked(its_tag):
                 unpack.libraries(archive(), DEPS, its_tag)
-    return [python, "-I", "-S", SCRIPT if os.path.exists(SCRIPT) else ROOT]
+    return [python, *bare_argv()[1:]]
+
+
+def bare_argv() -> list[str]:
+    """The same for a program that needs no libraries."""
+    if not DEPS:
+        return [sys.executable, SCRIPT]
+    return [sys.executable, "-I", "-S", SCRIPT if os.path.exists(SCRIPT) else ROOT]
 
 
 def need_libraries() -> None:

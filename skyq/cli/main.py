@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-HIDDEN = {"_dispatcher": "internal", "_node": "internal", "tick": "tick"}
+HIDDEN = {"_dispatcher": "internal", "_node": "internal", "_setup": "setup", "_agent": "agent", "tick": "tick"}
 ABORTED = 1
 
 _HELP = """Usage: skyq COMMAND [ARGS]...

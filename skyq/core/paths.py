@@ -46,6 +46,16 @@ class Home(NamedTuple):
         return os.path.join(self.root, "handshakes")
 
     @property
+    def token(self) -> str:
+        """A word that tells whether two machines have one home."""
+        return os.path.join(self.root, "home-token")
+
+    @property
+    def wheels(self) -> str:
+        """The libraries that this machine's skyq.pyz lacked for another machine."""
+        return os.path.join(self.root, "wheels")
+
+    @property
     def remotes(self) -> str:
         """One record per cluster whose head is another machine."""
         return os.path.join(self.root, "remotes")
@@ -54,9 +64,14 @@ class Home(NamedTuple):
         """Where the head of that cluster is, and how it is reached; JSON."""
         return os.path.join(self.remotes, name + ".json")
 
+    @property
+    def nodes(self) -> str:
+        """What this machine has as a worker: one folder per cluster and machine."""
+        return os.path.join(self.root, "nodes")
+
     def node(self, cluster: str, machine: str) -> str:
         """A worker's run directories; `machine` names it, because homes may be shared by all."""
-        return os.path.join(self.root, "nodes", "%s.%s" % (cluster, machine), "run")
+        return os.path.join(self.nodes, "%s.%s" % (cluster, machine), "run")
 
     @property
     def clusters(self) -> str:
@@ -139,6 +154,11 @@ class ClusterDir(NamedTuple):
     def runs(self) -> str:
         """The run directories of this machine's ranks."""
         return os.path.join(self.root, "run")
+
+    @property
+    def founding(self) -> str:
+        """Locked by who makes the cluster."""
+        return os.path.join(self.root, "founding.lock")
 
 
 def step_log(job_logs: str, step: str, single: bool, host: str = "head") -> str:

@@ -58,10 +58,14 @@ def text(argv: Sequence[str], exports: Dict[str, str], pyz: str) -> str:
     }
 
 
-def write() -> str:
-    """Let the launcher start this very program; its path. Raises OSError, or SkyqError without libraries."""
+def write(libraries: bool = True) -> str:
+    """Let the launcher start this very program; its path. Raises OSError, or SkyqError without libraries.
+
+    A worker needs no `libraries`, and has none.
+    """
     home = Home(home_root())
-    wanted = os.fsencode(text(program.argv(), environment(), program.archive()))
+    argv = program.argv() if libraries else program.bare_argv()
+    wanted = os.fsencode(text(argv, environment(), program.archive()))
     if _read(home.launcher) == wanted:
         return home.launcher
     private_folders(os.path.dirname(home.launcher))

@@ -1,0 +1,159 @@
+"""`skyq _setup`: the far end of first contact (client/contact.py is the near one), on a worker or the future
+head.
+
+Frames on standard input and output, a request and an answer at a time; "beat" tells meanwhile that this end
+lives. What is asked may be asked again. Until it is asked to be a head, this is the standard library of
+Python 3.8.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any, Callable, Dict
+
+from skyq.core import protocol
+from skyq.core.errors import HostClaimed, SkyqError
+from skyq.core.paths import ClaimDir, Home
+from skyq.core.protocol import Message
+
+BEAT = 5.0  # seconds
+
+
+def main(verb: str, words: list[str]) -> int:
+    """Serve until the other end leaves."""
+    _Setup().serve()
+    os._exit(0)  # without a last try to write
+
+
+class _Setup:
+    """One conversation."""
+
+    def __init__(self) -> None:
+        self.out = os.dup(1)
+        os.dup2(2, 1)  # whatever is printed here is no answer
+        self.turn = threading.Lock()
+        self.ended = threading.Event()
+        self.do: Dict[str, Callable[[Message], Message]] = {
+            "facts": _facts,
+            "launcher": _launcher,
+            "authorize": _authorize,
+            "claim": _claim,
+            "leave": _leave,
+            "found": _found,
+            "join": _join,
+        }
+
+    def serve(self) -> None:
+        """Answer one request after the other."""
+        threading.Thread(target=self.beat, daemon=True).start()
+        self.send(protocol.greeting())
+        decoder = protocol.Decoder()
+        while True:
+            data = os.read(0, protocol.FRAME_LIMIT)
+            if not data:
+                return
+            for message in decoder.feed(data):
+                self.send(protocol.encode(self.answer(message)))
+
+    def answer(self, message: Message) -> Message:
+        """What came of one request."""
+        action = self.do.get(str(message.get("do")))
+        if action is None:
+            return {"is": "failed", "why": "It doesn't know what '%s' is." % message.get("do")}
+        try:
+            return {"is": "done", **action(message)}
+        except SkyqError as error:
+            return {"is": "failed", "why": str(error), "claimed": isinstance(error, HostClaimed)}
+        except OSError as error:
+            return {"is": "failed", "why": "%s: %s" % (error.filename or "skyq", error.strerror or error)}
+
+    def send(self, data: bytes) -> None:
+        """All of it; there is nothing to do here without the other end."""
+        with self.turn:
+            view = memoryview(data)
+            while view:
+                try:
+                    view = view[os.write(self.out, view) :]
+                except OSError:
+                    os._exit(1)
+
+    def beat(self) -> None:
+        """Tell that this end lives, for as long as it does."""
+        while not self.ended.wait(BEAT):
+            self.send(protocol.encode({"is": "beat"}))
+
+
+def _claims() -> ClaimDir:
+    return ClaimDir(os.environ.get("SKYQ_CLAIM_DIR", "/var/tmp"))
+
+
+def _home() -> Home:
+    from skyq.store.place import home_root
+
+    return Home(home_root())
+
+
+def _facts(message: Message) -> Message:
+    from skyq.node import setup
+
+    return {**setup.facts(bool(message["devices"])), "token": setup.home_token(_home())}
+
+
+def _launcher(message: Message) -> Message:
+    """Let the launcher start this version; a head has the libraries ready before."""
+    from skyq.core import keylines
+    from skyq.head import launcher
+
+    path = launcher.write(libraries=bool(message["libraries"]))
+    usual = os.path.expanduser(keylines.DEFAULT_LAUNCHER)
+    return {"launcher": keylines.DEFAULT_LAUNCHER if path == usual else path}
+
+
+def _authorize(message: Message) -> Message:
+    from skyq.core import keylines
+    from skyq.node import setup
+
+    key, cluster, cluster_id = message["key"], message["cluster"], message["id"]
+    try:
+        setup.authorize(keylines.key_line(key, cluster, cluster_id, message["launcher"]))
+    except keylines.NoLine as error:
+        raise SkyqError("The head can't start skyq here: %s." % error) from None
+    return {}
+
+
+def _claim(message: Message) -> Message:
+    from skyq.node import claim
+
+    claim.take(_claims(), {name: message[name] for name in ("cluster", "id", "head", "state_dir")})
+    return {}
+
+
+def _leave(message: Message) -> Message:
+    """No longer be a worker: `end` also removes what was installed, unless another cluster needs it."""
+    from skyq.core import keylines
+    from skyq.node import claim, setup
+
+    claim.release(_claims(), message["id"])
+    setup.forbid(keylines.marker(message["cluster"], message["id"]))
+    if message.get("end"):
+        from skyq.store.place import state_home
+
+        setup.remove_runs(state_home(), message["cluster"])
+        setup.uninstall(_home(), state_home())
+    return {}
+
+
+def _found(message: Message) -> Message:
+    """Become the head, unless this is one already; nobody else's turn until this conversation ends."""
+    from skyq.head import founding
+
+    return founding.begin(message["cluster"], message["pool"])
+
+
+def _join(message: Message) -> Message:
+    """The head meets the workers, and takes those in that it can reach."""
+    from skyq.head import founding
+
+    met: Any = founding.join(message["cluster"], message["head"], message["workers"])
+    return {"met": met}

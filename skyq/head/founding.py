@@ -1,0 +1,241 @@
+"""A cluster comes into being on its head: its state, its key, and the workers that the head can reach.
+
+The order keeps every moment safe: who dies in between leaves a cluster without nodes, and the next contact
+goes on from there. One client at a time founds; a second one waits, then finds the cluster there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import ipaddress
+import os
+import select
+import socket
+import time
+from typing import Any, Dict, List, Optional, Tuple
+
+from skyq.core import protocol
+from skyq.core.errors import SkyqError
+from skyq.core.model import Device, Node, Reach
+from skyq.core.paths import ClusterDir, Home
+from skyq.head.head import Head
+from skyq.store.place import home_root, make_private, state_home
+from skyq.transport.base import Channel
+
+LOCK_WAIT = 120.0  # seconds for another client that founds the same cluster
+LOOK = 0.2  # seconds
+MEETING = 20.0  # seconds for a worker to answer at one address
+SSH_PORT = 22
+
+Message = Dict[str, Any]
+
+
+def own_state() -> Home:
+    """The folder for this machine's clusters: there, and private."""
+    make_private(home_root())
+    home = state_home()
+    if home.root != home_root():
+        if not os.environ.get("SKYQ_STATE_DIR"):
+            make_private(os.path.dirname(home.root))  # in /var/tmp, where anybody could have made it first
+        make_private(home.root)
+    return home
+
+
+def begin(cluster: str, pool: str) -> Message:
+    """Make the state, the id and the key, unless they are there; tell them, and the nodes so far.
+
+    Nobody else founds this cluster until this process ends. Raises SkyqError.
+    """
+    home = own_state()
+    where = home.cluster(cluster)
+    make_private(home.clusters)
+    make_private(where.root)
+    _take_turn(where, cluster)
+    head = Head(where, cluster)
+    key = _public_key(where)
+    names = [node.name for node in head.store.nodes()]
+    if not names:
+        with head.store.transaction():
+            head.store.set("pool", pool)
+    cluster_id = head.store.get("cluster_id")
+    return {"id": cluster_id, "key": key, "state_dir": where.root, "nodes": names, "hostname": _hostname()}
+
+
+def _hostname() -> str:
+    return socket.gethostname()
+
+
+def _take_turn(where: ClusterDir, cluster: str) -> None:
+    """Lock, until this process ends."""
+    lock = os.open(where.founding, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + LOCK_WAIT
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                text = "Another client has been setting up cluster '%s' for %d s. Try again later."
+                raise SkyqError(text % (cluster, LOCK_WAIT)) from None
+            time.sleep(LOOK)
+
+
+def _public_key(where: ClusterDir) -> str:
+    """The cluster's key, made if it isn't there: "ssh-ed25519 AAAA…"."""
+    if os.path.exists(where.key) and os.path.exists(where.key + ".pub"):
+        with open(where.key + ".pub") as file:
+            return " ".join(file.read().split()[:2])
+    from skyq.transport.keys import make_key
+
+    make_private(os.path.dirname(where.key))
+    return " ".join(make_key(where.key).split()[:2])
+
+
+def join(cluster: str, head: Message, workers: List[Message]) -> Dict[str, str]:
+    """Take in the workers that can be reached; why each of the others isn't one. "" for those that are.
+
+    A worker: name, devices, cpus, memory, user, ip ("" for what is found out), host_keys, and at, the
+    addresses to try as [host, port].
+    """
+    where = own_state().cluster(cluster)
+    _pin(where, workers)
+    met = _meet(where, [_Worker(each) for each in workers])
+    nodes = [_node(head, 0, head["ip"] or _own_address(met) or head["address"] or "127.0.0.1", None)]
+    for each in met:
+        if not each.trouble:
+            reach = Reach(*each.at, each.about["user"])
+            nodes.append(_node(each.about, len(nodes), each.about["ip"] or _address(*each.at), reach))
+    found = Head(where, cluster)
+    with found.store.transaction():
+        found.store.set_nodes(nodes)
+    return {each.name: each.trouble for each in met}
+
+
+def _node(about: Message, index: int, ip: str, reach: Optional[Reach]) -> Node:
+    devices = tuple(Device(*fields) for fields in about["devices"])
+    return Node(about["name"], index, devices, about["cpus"], about["memory"], "", ip, reach)
+
+
+def _pin(where: ClusterDir, workers: List[Message]) -> None:
+    """Trust the host keys that the client has seen, and no others."""
+    lines = [
+        "%s %s\n" % (host if port == SSH_PORT else "[%s]:%d" % (host, port), key)
+        for worker in workers
+        for host, port in worker["at"]
+        for key in worker["host_keys"]
+    ]
+    make_private(os.path.dirname(where.known_hosts))
+    aside = "%s.%d" % (where.known_hosts, os.getpid())
+    with open(aside, "w") as file:
+        file.write("".join(dict.fromkeys(lines)))
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(aside, where.known_hosts)
+
+
+# The head meets the workers: each is to answer as the node agent that the dispatcher will talk to.
+
+
+class _Worker:
+    """One worker, tried at one address after the other."""
+
+    def __init__(self, about: Message) -> None:
+        self.about = about
+        self.name: str = about["name"]
+        self.left: List[Tuple[str, int]] = [(host, port) for host, port in about["at"]]
+        self.at: Tuple[str, int] = ("", 0)
+        self.trouble = "no address of it is known"
+        self.channel: Optional[Channel] = None
+        self.decoder = protocol.Decoder()
+        self.deadline = 0.0
+
+    def next_address(self, where: ClusterDir) -> None:
+        """Try the next address, if there is one."""
+        from skyq.transport.channel import SshChannel
+
+        self.close()
+        if self.left:
+            self.at = self.left.pop(0)
+            self.deadline = time.monotonic() + MEETING
+            self.decoder = protocol.Decoder()
+            reach = Reach(*self.at, self.about["user"])
+            self.channel = SshChannel(reach, where.key, where.known_hosts, "skyq")
+
+    def close(self) -> None:
+        """Hang up."""
+        if self.channel:
+            self.channel.close()
+        self.channel = None
+
+    def hear(self) -> bool:
+        """Whether it has answered. Raises OSError, SkyqError when it won't."""
+        assert self.channel
+        try:
+            data = self.channel.read()
+        except BlockingIOError:
+            return False
+        if not data:
+            raise SkyqError("the connection was closed before skyq answered")
+        return any(message.get("is") == "hello" for message in self.decoder.feed(data))
+
+    def failed(self, why: str) -> None:
+        """Remember the first reason: the first address is the best one."""
+        told = "the head can't reach it at %s port %d: %s" % (*self.at, why)
+        if self.trouble.startswith("no address"):
+            self.trouble = told
+
+
+def _meet(where: ClusterDir, workers: List[_Worker]) -> List[_Worker]:
+    for worker in workers:
+        worker.next_address(where)
+    while True:
+        trying = [worker for worker in workers if worker.channel]
+        if not trying:
+            return workers
+        poll = select.poll()
+        for worker in trying:
+            assert worker.channel
+            poll.register(worker.channel.fileno(), select.POLLIN)
+        ready = {fd for fd, _ in poll.poll(LOOK * 1000)}
+        for worker in trying:
+            assert worker.channel
+            _hear(worker, where, worker.channel.fileno() in ready)
+
+
+def _hear(worker: _Worker, where: ClusterDir, readable: bool) -> None:
+    try:
+        if readable and worker.hear():
+            worker.trouble = ""
+            worker.close()
+        elif time.monotonic() > worker.deadline:
+            raise SkyqError("no answer within %d s" % MEETING)
+    except (OSError, SkyqError) as error:
+        worker.failed(str(error))
+        worker.next_address(where)
+
+
+# Addresses.
+
+
+def _own_address(met: List[_Worker]) -> str:
+    """What the workers see this machine as: the address that it has towards the first of them."""
+    for worker in met:
+        if not worker.trouble:
+            family, address = _resolved(*worker.at)
+            with socket.socket(family, socket.SOCK_DGRAM) as way:
+                way.connect(address)  # sends nothing, and chooses the address
+                return str(way.getsockname()[0])
+    return ""
+
+
+def _address(host: str, port: int) -> str:
+    """A name as an address."""
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        return str(_resolved(host, port)[1][0])
+
+
+def _resolved(host: str, port: int) -> Tuple[Any, Any]:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    return found[0], found[4]

@@ -1,0 +1,130 @@
+"""What becomes of a machine at first contact, and when its cluster ends: what it is, the line in
+authorized_keys by which the head reaches it, and what tells that several machines have one home.
+
+All of it may be killed anywhere and done again.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import Any, Callable, Dict, List
+
+from skyq.core import keylines
+from skyq.core.errors import SkyqError
+from skyq.core.paths import Home
+from skyq.node import probe
+
+TRIES = 5  # at a file that others change meanwhile
+
+
+def facts(devices: bool) -> Dict[str, Any]:
+    """What this machine has; devices only where they aren't declared. Raises SkyqError as the probe does."""
+    found = probe.devices() if devices else ()
+    return {
+        "devices": [[device.index, device.accelerator, device.uuid] for device in found],
+        "cpus": probe.cpus(),
+        "memory": probe.memory(),
+    }
+
+
+def home_token(home: Home) -> str:
+    """A word that is the same on machines that share the home, and on no others."""
+    try:
+        aside = "%s.%s" % (home.token, os.urandom(4).hex())
+        with open(aside, "x") as file:
+            file.write(os.urandom(16).hex())
+        try:
+            os.link(aside, home.token)
+        except FileExistsError:
+            pass
+        finally:
+            os.unlink(aside)
+    except OSError:
+        pass  # no links there: then it is written once, or not at all
+    try:
+        with open(home.token) as file:
+            return file.read(64)
+    except OSError:
+        return os.urandom(16).hex()
+
+
+def authorize(line: bytes) -> None:
+    """Let a cluster's key in. Raises SkyqError."""
+    _change_keys(lambda text: keylines.with_line(text, line))
+
+
+def forbid(marker: str) -> None:
+    """Take a cluster's line out. Raises SkyqError."""
+    _change_keys(lambda text: keylines.without_line(text, marker.encode()))
+
+
+def _change_keys(change: Callable[[bytes], bytes]) -> None:
+    path = os.path.realpath(os.path.expanduser("~/.ssh/authorized_keys"))
+    try:
+        for _ in range(TRIES):
+            before = _read(path)
+            after = change(before)
+            if after == before or _replaced(path, before, after):
+                return
+    except OSError as error:
+        text = "%s can't be changed: %s. The head of a cluster needs a line there."
+        raise SkyqError(text % (path, error.strerror)) from None
+    raise SkyqError("%s is being changed by others all the time. Try again." % path)
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return b""
+
+
+def _replaced(path: str, before: bytes, after: bytes) -> bool:
+    """Whole or not at all; False where somebody else changed it meanwhile. It keeps its mode."""
+    try:
+        os.mkdir(os.path.dirname(path), 0o700)
+    except FileExistsError:
+        pass
+    aside = "%s.%s" % (path, os.urandom(4).hex())
+    try:
+        with open(aside, "xb") as file:
+            os.fchmod(file.fileno(), os.stat(path).st_mode & 0o777 if os.path.exists(path) else 0o600)
+            file.write(after)
+            file.flush()
+            os.fsync(file.fileno())
+        if _read(path) != before:
+            return False
+        os.rename(aside, path)
+        return True
+    finally:
+        if os.path.exists(aside):
+            os.unlink(aside)
+
+
+def remove_runs(state: Home, cluster: str) -> None:
+    """Remove the run directories that this machine had for a cluster, of which nothing runs any more."""
+    for name in _names(state.nodes):
+        if name.rpartition(".")[0] == cluster:
+            shutil.rmtree(os.path.join(state.nodes, name), ignore_errors=True)
+
+
+def uninstall(home: Home, state: Home) -> None:
+    """Remove what came over SSH, unless something else here needs it. This process itself lives on."""
+    if _names(state.clusters) or _names(state.nodes):
+        return
+    for folder in (home.bin, home.app):
+        shutil.rmtree(folder, ignore_errors=True)
+    for name in (home.token, state.nodes, state.clusters, home.root):
+        try:
+            os.rmdir(name) if os.path.isdir(name) else os.unlink(name)
+        except OSError:
+            pass  # it isn't there, or holds something of the user's
+
+
+def _names(folder: str) -> List[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
