@@ -7,11 +7,11 @@ import os
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from skyq.core.model import Node
-    from skyq.transport.local import LocalChannel
+    from skyq.transport.base import Channel
 
 
 def main(verb: str, words: list[str]) -> int:
-    """`_dispatcher CLUSTER` or `_node RUNS`."""
+    """`_dispatcher CLUSTER`; `_node RUNS`, or on a worker `_node @CLUSTER`."""
     if verb == "_node":
         return _node(words[0])
     return _dispatcher(words[0])
@@ -22,11 +22,30 @@ def _node(runs: str) -> int:
     from skyq.core.paths import ClaimDir
     from skyq.node.agent import Agent
 
+    if runs.startswith("@"):
+        runs = _worker_runs(runs[1:])
     try:
         Agent(runs, ClaimDir(os.environ.get("SKYQ_CLAIM_DIR", "/var/tmp"))).serve()
     except BrokenPipeError:
         pass  # the dispatcher is gone: the next one starts another agent
     os._exit(0)  # without a last try to write to it
+
+
+def _worker_runs(cluster: str) -> str:
+    """Where a worker's run directories are: on a disk of its own, or at least in a folder of its own."""
+    import hashlib
+
+    from skyq.store.place import private_folders, state_home
+
+    try:
+        with open("/etc/machine-id", "rb") as file:
+            machine = file.read().strip()
+    except OSError:
+        machine = b""
+    machine += os.uname().nodename.encode()  # clones of a machine share the id, and here and there the home
+    runs = state_home().node(cluster, hashlib.sha256(machine).hexdigest()[:8])
+    private_folders(runs)
+    return runs
 
 
 def _dispatcher(cluster: str) -> int:
@@ -36,7 +55,11 @@ def _dispatcher(cluster: str) -> int:
 
     where = state_home().cluster(cluster)
 
-    def connect(node: Node) -> LocalChannel:
+    def connect(node: Node) -> Channel:
+        if node.reach is not None:
+            from skyq.transport.channel import SshChannel
+
+            return SshChannel(node.reach, where.key, where.known_hosts, "skyq")
         from skyq.transport.local import LocalChannel
 
         return LocalChannel([*program.argv(), "_node", where.runs])

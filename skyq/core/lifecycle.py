@@ -1,8 +1,11 @@
 """What a job does next, given how its steps stand. Pure: the dispatcher carries it out.
 
 A step is one script on one node: `setup-N` (N: the node's index in the cluster) or `run-R` (R: the
-rank). Its phase goes one way: ASKED → LIVE → EXITED (the script is over, processes of it may live)
-→ GONE (none does). A phase that is missing is ASKED: the node is asked, again if need be.
+rank). Its phase goes one way: ASKED → PREPARED → LIVE → EXITED (the script is over, processes of it may
+live) → GONE (none does). A phase that is missing is ASKED: the node is asked, again if need be.
+
+Only steps that are asked for in two stages are ever PREPARED: everything is ready on the node and waits for
+the word to go, which is given once all of them are. Whose word was never given did not run.
 """
 
 from __future__ import annotations
@@ -13,9 +16,10 @@ from skyq.core import states
 from skyq.core.protocol import UNKNOWN
 
 ASKED = 0
-LIVE = 1
-EXITED = 2
-GONE = 3
+PREPARED = 1
+LIVE = 2
+EXITED = 3
+GONE = 4
 
 SIGKILLED = 128 + 9
 SEGFAULT = 128 + 11
@@ -40,6 +44,8 @@ class Verdict(NamedTuple):
 
     start: Tuple[str, ...] = ()
     """Steps to ask for."""
+    go: Tuple[str, ...] = ()
+    """Steps that are prepared, as all are that belong together: let them run."""
     stop: Tuple[str, ...] = ()
     """Steps to end: TERM, grace, KILL."""
     over: bool = False
@@ -70,11 +76,12 @@ def next_verdict(course: Course, phases: Mapping[str, Phase]) -> Verdict:
         return _ending(course, steps, phases, failed)
     waiting = [step for step in course.setups if _at(phases, step) < EXITED]
     if waiting:
-        return Verdict(start=_unasked(waiting, phases))
+        return Verdict(start=_unasked(waiting, phases), go=_ready(course.setups, phases))
     if course.state == states.SETTING_UP and course.runs:
         return Verdict(start=_unasked(course.runs, phases), state=states.RUNNING)
     if any(_at(phases, step) < EXITED for step in course.runs):
-        return Verdict(start=_unasked([*course.setups, *course.runs], phases))
+        start = _unasked([*course.setups, *course.runs], phases)
+        return Verdict(start=start, go=_ready(course.runs, phases))
     return _closing(steps, phases, states.SUCCEEDED, "finished", course)
 
 
@@ -136,6 +143,13 @@ def _at(phases: Mapping[str, Phase], step: str) -> int:
 
 def _unasked(steps: Sequence[str], phases: Mapping[str, Phase]) -> Tuple[str, ...]:
     return tuple(step for step in steps if step not in phases)
+
+
+def _ready(steps: Sequence[str], phases: Mapping[str, Phase]) -> Tuple[str, ...]:
+    """Those that wait for the word to go, once no other has still to get ready."""
+    if any(_at(phases, step) < PREPARED for step in steps):
+        return ()
+    return tuple(step for step in steps if _at(phases, step) == PREPARED)
 
 
 def _first_bad(steps: Sequence[str], phases: Mapping[str, Phase]) -> Optional[str]:

@@ -182,5 +182,7 @@ class Job(NamedTuple):
     """Step name → pid of its script, as far as known."""
     grants: Tuple[Grant, ...]
     """Where the current attempt runs or ran."""
+    setup_on: Tuple[str, ...]
+    """The nodes that its setup runs or ran on, in cluster order."""
     rev: int
     """Grows with each change of the store; a reader asks for what came after the last one it saw."""

@@ -151,18 +151,23 @@ class ClusterDir(NamedTuple):
         return os.path.join(self.root, "ssh", "known_hosts")
 
     @property
-    def runs(self) -> str:
-        """The run directories of this machine's ranks."""
-        return os.path.join(self.root, "run")
-
-    @property
     def founding(self) -> str:
         """Locked by who makes the cluster."""
         return os.path.join(self.root, "founding.lock")
 
+    @property
+    def runs(self) -> str:
+        """The run directories of this machine's ranks."""
+        return os.path.join(self.root, "run")
+
+
+def host_word(index: int) -> str:
+    """What SkyPilot calls the node with that index in the cluster."""
+    return "worker%d" % index if index else "head"
+
 
 def step_log(job_logs: str, step: str, single: bool, host: str = "head") -> str:
-    """The raw log of one step under a job's log folder: SkyPilot's names.
+    """The raw log of one step under a job's log folder: SkyPilot's names. `host`: host_word() of its node.
 
     tasks/run.log and tasks/setup.log on a cluster of one node; tasks/RANK-HOST.log and
     tasks/setup-HOST.log on a larger one.
@@ -175,6 +180,11 @@ def step_log(job_logs: str, step: str, single: bool, host: str = "head") -> str:
     else:
         name = "setup-%s.log" % host
     return os.path.join(job_logs, "tasks", name)
+
+
+def run_index(job_logs: str) -> str:
+    """The order in which the text of several ranks came, under a job's log folder."""
+    return os.path.join(job_logs, "run.idx")
 
 
 class RunDir(NamedTuple):
@@ -194,6 +204,11 @@ class RunDir(NamedTuple):
     def alive(self) -> str:
         """Locked (flock) by the shim for its life."""
         return os.path.join(self.root, "alive")
+
+    @property
+    def prepared(self) -> str:
+        """Who is ready and waits for the word to go: what `started` will say, not yet durable."""
+        return os.path.join(self.root, "prepared")
 
     @property
     def started(self) -> str:

@@ -7,9 +7,14 @@ and unknown messages are ignored, so that the newer side can say more. A DATA fr
 with raw bytes behind it: 2 bytes length of the JSON object (big endian), the object, the bytes.
 
 head → node                                       node → head
-  start  job attempt step spec                      running  job attempt step pid
+                                                    hello    boot alive ssh
+  start  job attempt step spec                      prepared job attempt step
+  go     job attempt step                           running  job attempt step pid
   stop   job attempt step why                       exited   job attempt step code stopped why
   over   job attempt step                           gone     job attempt step code stopped why
+  tail   job attempt step from                      log      job attempt step offset (bytes)
+                                                    grew     job attempt step size
+                                                    log-end  job attempt step size
   claim  cluster id head state_dir                  claimed  refused
   release                                           pong
   ping
@@ -21,7 +26,11 @@ nothing ran (why tells). over lets a step's leftovers end: its job is over.
 
 A spec: script (the user's text), env (the whole environment), cwd ("" for ~/sky_workdir), log (path,
 or "" for the run directory), grace (seconds between TERM and KILL), linger (leftovers live until
-`over`), home, shell.
+`over`), hold (wait for `go` when all is ready; without one within HOLD seconds nothing ever starts), tail
+({from, sizes}: its log is wanted from an offset on: the bytes, or with `sizes` only how long it is).
+
+hello tells which steps this node still has something of: what the head doesn't know of, it stops. tail asks
+for the log of a step that is gone. Bytes of logs come when nothing else is to be said; log-end after all.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ import json
 from typing import Dict, List, Set, Tuple
 
 from skyq.core import states
-from skyq.core.lifecycle import EXITED, GONE, LIVE, Course, Phase, Verdict, next_verdict
-from skyq.core.model import Holding, Job, Waiting
+from skyq.core.lifecycle import EXITED, GONE, LIVE, PREPARED, Course, Phase, Verdict, next_verdict
+from skyq.core.model import Holding, Job, Node, Waiting
 from skyq.core.protocol import UNKNOWN, Message
 from skyq.head import specs
 from skyq.store.store import Store
@@ -29,6 +29,12 @@ class Board:
         """Steps that were told to stop, on a connection that still lives."""
         self.over: Set[int] = set()
         """Jobs whose leftovers were told to go."""
+        self.going: Set[Tuple[int, str]] = set()
+        """Prepared steps that were told to run, on a connection that still lives."""
+        self.may_return: Set[int] = set()
+        """Jobs planned here of which no step was ever told to run: they may wait again."""
+        self.nodes: Dict[str, Node] = {}
+        """The cluster's, in its order."""
         self.dirty: Set[int] = set()
         """Active jobs that may have something to do."""
         self.pids: Dict[int, Dict[str, int]] = {}
@@ -75,14 +81,22 @@ class Board:
         self.pids.pop(job.id, None)
         self.over.discard(job.id)
         self.dirty.discard(job.id)
-        self.stopping = {entry for entry in self.stopping if entry[0] != job.id}
+        self.may_return.discard(job.id)
+        self._forget_words(job.id)
+
+    def _forget_words(self, job_id: int) -> None:
+        """What steps of a job were told."""
+        self.stopping = {entry for entry in self.stopping if entry[0] != job_id}
+        self.going = {entry for entry in self.going if entry[0] != job_id}
 
     def node_of(self, job: Job, step: str) -> str:
         """The node that runs a step."""
-        kind, _, number = step.partition("-")
-        if kind == "setup":
-            return job.grants[0].node  # one node per cluster so far
-        return next(grant.node for grant in job.grants if grant.rank == int(number))
+        return specs.node_of(job, step, self.nodes)
+
+    def steps_on(self, job: Job, node: str) -> List[str]:
+        """The steps of an active job that a node runs or is to run."""
+        setups, runs = specs.step_names(job, self.specs[job.id], self.nodes)
+        return [step for step in (*setups, *runs) if self.node_of(job, step) == node]
 
     def hear(self, message: Message) -> None:
         """A node told how a step stands. What concerns another attempt, or no job, is stale."""
@@ -96,6 +110,9 @@ class Board:
             self.pids.setdefault(job.id, dict(job.pids))[step] = int(message["pid"])
         if what == "late":
             phases.pop(step, None)
+        elif what == "prepared":
+            if phases.get(step, Phase()).at < PREPARED:
+                phases[step] = Phase(PREPARED)
         elif what == "running":
             if phases.get(step, Phase()).at < LIVE:
                 phases[step] = Phase(LIVE)
@@ -119,13 +136,41 @@ class Board:
             reached = [s for s, each in phases.items() if each.at < GONE and self.node_of(job, s) == node]
             for step in reached:
                 del phases[step]
-            self.stopping = {entry for entry in self.stopping if entry[0] != job_id}
+            self._forget_words(job_id)
             self.over.discard(job_id)
             self.dirty.add(job_id)
 
+    def wants(self, job: Job, step: str) -> bool:
+        """Whether a step of that job shall go on, of which a node says that it has something."""
+        phase = self.phases.get(job.id, {}).get(step, Phase())
+        return job.state in states.ACTIVE and phase.at < GONE
+
+    def give_up(self, node: str, why: str) -> None:
+        """Its jobs that surely haven't started may wait again. What it has of them never starts: see HOLD."""
+        for job_id in sorted(self.may_return):
+            self._lose(self.jobs[job_id], node, Phase(GONE, UNKNOWN, why=why, unstarted=True))
+
+    def lose(self, node: str, why: str) -> None:
+        """What it ran together with others is lost: the rest ends. What it ran alone waits for it."""
+        for job in list(self.jobs.values()):
+            if job.state in states.ACTIVE and set(self._nodes_now(job)) - {node}:
+                self._lose(job, node, Phase(GONE, UNKNOWN, why=why))
+
+    def _nodes_now(self, job: Job) -> List[str]:
+        if job.state == states.SETTING_UP:
+            return list(specs.setup_nodes(job))
+        return [grant.node for grant in job.grants]
+
+    def _lose(self, job: Job, node: str, phase: Phase) -> None:
+        phases, kind = self.phases[job.id], "setup" if job.state == states.SETTING_UP else "run"
+        for step in self.steps_on(job, node):
+            if step.startswith(kind) and phases.get(step, Phase()).at < GONE:
+                phases[step] = phase
+                self.dirty.add(job.id)
+
     def verdict(self, job: Job) -> Verdict:
         """What to do about an active job."""
-        setups, runs = specs.step_names(job, self.specs[job.id])
+        setups, runs = specs.step_names(job, self.specs[job.id], self.nodes)
         cancel = job.reason if job.cancel_requested_at is not None else ""
         return next_verdict(Course(job.state, setups, runs, cancel), self.phases[job.id])
 

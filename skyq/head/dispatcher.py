@@ -21,7 +21,8 @@ from skyq.core.paths import ClusterDir
 from skyq.core.protocol import UNKNOWN, Message
 from skyq.head import specs, wake
 from skyq.head.board import Board
-from skyq.head.links import CONNECTING, Link
+from skyq.head.links import CONNECTING, Key, Link
+from skyq.head.pulls import Pulls, Source
 from skyq.head.tick import Acts, tick
 from skyq.store.lock import tick_lock
 from skyq.store.store import Store
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
 LOCK_WAIT = 10.0  # seconds that a new dispatcher waits for one that leaves
 LINGER = 1.0  # seconds without work before it leaves: the next submit of a loop finds it still there
 FLUSH = 0.05  # seconds that news worth no commit of their own wait for one
+LINGER_CONNECTED = 20.0  # the same where it would have to connect to workers again
+GIVE_UP = 45.0  # seconds that a node is unreachable before what surely hasn't started there waits again
+LOST_AFTER = 600.0  # seconds that a node is unreachable before the gangs on it fail
+OWED_PATIENCE = 60.0  # seconds that an unreachable node's logs keep a dispatcher without work from leaving
 NODE_PAUSE = 5.0  # seconds that a node gets nothing new after it could not start something
 CROWDED = 0.005  # seconds until a connection that took no more bytes is tried again
 REST = 60.0  # seconds that nothing may happen for
@@ -48,7 +53,9 @@ def run(where: ClusterDir, cluster: str, connect: Connect) -> None:
     """Be the dispatcher if nobody else is, as long as there is work."""
     _note("%d: dispatcher of %s" % (os.getpid(), cluster))
     os.umask(0o077)
-    while _work(where):
+    first = True
+    while _work(where, first):
+        first = False
         deadline = time.monotonic() + LOCK_WAIT
         while True:
             with tick_lock(where.tick_lock, wait=0) as held:
@@ -60,7 +67,10 @@ def run(where: ClusterDir, cluster: str, connect: Connect) -> None:
             time.sleep(FLUSH)
 
 
-def _work(where: ClusterDir) -> bool:
+def _work(where: ClusterDir, first: bool) -> bool:
+    """Whether there is any. Who asked for a dispatcher wants it to look at the nodes, work or not."""
+    if first and os.path.exists(where.database):
+        return True
     if not os.path.exists(where.database):
         return False  # the cluster was removed: don't make it anew
     store = Store.open(where.database)
@@ -79,13 +89,15 @@ class Dispatcher:
         self.connect = connect
         self.store = Store.open(where.database)
         self.board = Board()
+        self.pulls = Pulls()
         self.links: Dict[str, Link] = {}
         self.nodes: Tuple[Node, ...] = ()
         self.paused: Dict[str, Tuple[float, str]] = {}
         """Node → until when nothing new starts there (monotonic), and why."""
         self.door = _listen(where)
-        self.told: Optional[Dict[str, str]] = None
-        """The trouble that the store has; None: that of a former dispatcher."""
+        self.told: Optional[str] = None
+        """The trouble that the store has, as JSON; None: that of a former dispatcher."""
+        self.lost_after = float(self.store.get("lost_after") or LOST_AFTER)
         self.tick_at = 0.0
         """When the next tick is due; monotonic."""
         self.idle_since = time.monotonic()
@@ -98,6 +110,9 @@ class Dispatcher:
         self._read_nodes()
         with self.store.transaction():
             specs.sweep_secrets(self.where, self.store)
+        if self._has_workers():
+            self._note_trouble()  # who asks for the nodes' state sees that it isn't known yet
+        self._read_owed_logs()
         try:
             while True:
                 now = time.monotonic()
@@ -105,11 +120,11 @@ class Dispatcher:
                 if now >= self.tick_at:
                     self._tick()
                 self._see_to_cron(now)
-                if self.board.jobs:
+                if self.board.jobs or self._awaits_logs(now):
                     self.idle_since = now
-                elif now > self.idle_since + LINGER:
+                elif now > self.idle_since + self._linger():
                     break
-                leave_at = now + REST if self.board.jobs else self.idle_since + LINGER
+                leave_at = now + REST if self.board.jobs else self.idle_since + self._linger()
                 self._wait(min(next_at, self.tick_at, leave_at, self.cron_at))
         finally:
             os.unlink(self.where.socket)
@@ -119,6 +134,33 @@ class Dispatcher:
             if self.cron:
                 self.cron.join(CRON_GOODBYE)
             self.store.close()
+
+    def _linger(self) -> float:
+        return LINGER_CONNECTED if self._has_workers() else LINGER
+
+    def _has_workers(self) -> bool:
+        return any(node.reach for node in self.nodes)
+
+    def _awaits_logs(self, now: float) -> bool:
+        """Whether the end of some log is still on a node that may well send it."""
+        downs = [self.links[name].down_at for name in self.pulls.owing() if name in self.links]
+        return any(down is None or now - down < OWED_PATIENCE for down in downs)
+
+    def _read_owed_logs(self) -> None:
+        for owed in self.store.owed_logs():
+            job = self.store.job(owed.job_id)
+            if job is not None and specs.node_of(job, owed.step, self.board.nodes) == owed.node:
+                self.pulls.owe(self._source(job, owed.step))
+
+    def _source(self, job: Job, step: str) -> Source:
+        node = self.board.node_of(job, step)
+        path = specs.log_path(self._facts(), job, step)
+        ranks = len(job.grants) if step.startswith("run") else 1
+        remote = self.board.nodes[node].reach is not None
+        return Source(job.id, job.uuid, job.attempt, step, node, path, remote, ranks)
+
+    def _facts(self) -> specs.Cluster:
+        return specs.Cluster(self.cluster, self.where, self.board.nodes)
 
     def _see_to_cron(self, now: float) -> None:
         """What lasts longer than a moment shall go on after a reboot."""
@@ -166,11 +208,15 @@ class Dispatcher:
     def _hear(self, link: Link) -> None:
         was_ready = link.ready
         for message in link.hear(time.monotonic()):
+            if self.pulls.hear(message):
+                continue
             self.board.hear(message)
             if message.get("unstarted"):
                 self._pause(link.node.name, str(message.get("why"))[:200])
         if link.ready and not was_ready:
             self.board.ask_again(link.node.name)
+            for _, message in self.pulls.to_ask(link.node.name):
+                link.say(message)
             self.tick_at = 0.0
         soon = 0.0 if self.board.dirty else time.monotonic() + FLUSH
         self.tick_at = min(self.tick_at, soon)
@@ -186,11 +232,37 @@ class Dispatcher:
             if link.losses:
                 link.losses = 0
                 self.board.ask_again(link.node.name)
+                self.pulls.ask_again(link.node.name)
+                self.tick_at = min(self.tick_at, now + FLUSH)
                 _note("%s is %s" % (link.node.name, link.trouble))
+            if link.down_at is not None:
+                next_at = min(next_at, self._judge(link, now - link.down_at, now))
         return next_at
+
+    def _judge(self, link: Link, down: float, now: float) -> float:
+        """What becomes of the jobs of an unreachable node; returns when to look again."""
+        name = link.node.name
+        if down >= GIVE_UP:
+            self.board.give_up(name, "%s is %s" % (name, link.trouble))
+        if down >= self.lost_after:
+            self.board.lose(name, "node %s has been %s" % (name, link.trouble))
+        if self.board.dirty:
+            self.tick_at = now
+        return now + min((limit - down for limit in (GIVE_UP, self.lost_after) if limit > down), default=REST)
+
+    def _unwanted(self, keys: List[Key]) -> List[Key]:
+        """Of what a node still has something of: what belongs to no job that goes on."""
+        found = []
+        for uuid, attempt, step in keys:
+            job = self.store.job_of(uuid)
+            if job is None or job.attempt != attempt or not self.board.wants(job, step):
+                found.append((uuid, attempt, step))
+        return found
 
     def _read_nodes(self) -> None:
         self.nodes = self.store.nodes()
+        self.board.nodes = {node.name: node for node in self.nodes}
+        since = json.loads(self.store.get("since") or "{}")
         claim = {
             "cluster": self.cluster,
             "id": self.store.get("cluster_id"),
@@ -199,21 +271,25 @@ class Dispatcher:
         }
         for node in self.nodes:
             if node.name not in self.links:
-                self.links[node.name] = Link(node, claim, self.connect)
+                link = Link(node, claim, self.connect, since.get(node.name, ""))
+                link.unwanted = self._unwanted
+                self.links[node.name] = link
 
     # The tick.
 
     def _tick(self) -> None:
         now = time.monotonic()
         try:
-            acts = tick(self.store, self.board, self._usable(now))
+            acts = tick(self.store, self.board, self._usable(now), self.pulls)
         except SkyqError as error:
             _note(str(error))
             self._start_over()
             self.tick_at = self.idle_since = now + STORE_PAUSE  # what it didn't read may be work
             return
         self._act(acts)
-        self._tell_trouble()
+        self._note_trouble()
+        for source, message in self.pulls.stuck():
+            self.links[source.node].say(message)
         self.tick_at = min([until for until, _ in self.paused.values()], default=now + REST)
         if self.board.dirty:
             self.tick_at = now
@@ -223,21 +299,31 @@ class Dispatcher:
         self.paused = {name: entry for name, entry in self.paused.items() if entry[0] > now}
         return tuple(n._replace(unusable=why) if (why := self._trouble(n)) else n for n in self.nodes)
 
-    def _tell_trouble(self) -> None:
-        """What is wrong with nodes now, for who asks why a job waits."""
-        found = {
-            node.name: why for node in self.nodes if (why := self._trouble(node)) not in ("", CONNECTING)
-        }
-        if found != self.told:
-            try:
+    def _note_trouble(self) -> None:
+        try:
+            if self.told != self._all_trouble():
                 with self.store.transaction():
-                    self.store.set("trouble", json.dumps(found))
-            except SkyqError as error:
-                _note(str(error))
-                return  # the next tick tells it
-            for name, why in found.items():
+                    self._tell_trouble()
+        except SkyqError as error:
+            _note(str(error))  # the next tick tells it
+
+    def _tell_trouble(self) -> None:
+        """What is wrong with nodes now, for who asks why a job waits. Within a transaction."""
+        found = self._all_trouble()
+        self.store.set("trouble", found)
+        self.store.set(
+            "since", json.dumps({name: link.since for name, link in self.links.items() if link.since})
+        )
+        for name, why in json.loads(found).items():
+            if why != CONNECTING:
                 _note("%s is %s" % (name, why))
-            self.told = found
+        self.told = found
+
+    def _all_trouble(self) -> str:
+        found = {node.name: why for node in self.nodes if (why := self._trouble(node))}
+        return json.dumps(
+            {name: why for name, why in found.items() if why != CONNECTING or self._has_workers()}
+        )
 
     def _trouble(self, node: Node) -> str:
         if node.unusable or node.name not in self.paused:
@@ -250,7 +336,8 @@ class Dispatcher:
         Until the next tick the new board knows no job, and what the nodes tell is lost on it: they are
         asked again about every step that isn't gone.
         """
-        phases, self.board = self.board.phases, Board()
+        phases, nodes, self.board = self.board.phases, self.board.nodes, Board()
+        self.board.nodes = nodes
         for job_id, steps in phases.items():
             self.board.phases[job_id] = {step: each for step, each in steps.items() if each.at >= GONE}
 
@@ -266,13 +353,21 @@ class Dispatcher:
             self.board.over.add(job_id)
         for job_id, step in acts.start:
             self._start(self.board.jobs[job_id], step)
+        for job_id, step in acts.go:
+            self.board.may_return.discard(job_id)
+            if self._say(self.board.jobs[job_id], step, {"do": "go"}):
+                self.board.going.add((job_id, step))
         for uuid in acts.ended:
             specs.drop_secrets(self.where, uuid)
+            self.pulls.job_over(uuid, lambda node: self.links[node].ready)
 
     def _start(self, job: Job, step: str) -> None:
-        cluster = specs.Cluster(self.cluster, self.where, {node.name: node for node in self.nodes})
+        link = self.links[self.board.node_of(job, step)]
+        if not link.ready:
+            return  # it is asked when it is
         try:
-            spec = specs.step_spec(cluster, job, step, self.board.specs[job.id])
+            spec = specs.step_spec(self._facts(), job, step, self.board.specs[job.id])
+            spec["tail"] = self.pulls.wish(self._source(job, step))
         except (SkyqError, OSError) as error:
             # What the disk does not allow now may work later. Secrets that can't be read never will.
             later = isinstance(error, OSError)
@@ -281,6 +376,8 @@ class Dispatcher:
             if later:
                 self._pause(self.board.node_of(job, step), str(error))
             return
+        if not spec["hold"]:
+            self.board.may_return.discard(job.id)
         if self._say(job, step, {"do": "start", "spec": spec}):
             self.board.phases[job.id][step] = Phase()
 

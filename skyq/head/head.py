@@ -14,9 +14,10 @@ from skyq.core import schedule, states
 from skyq.core.accelerators import resources_text
 from skyq.core.errors import Misfit, SkyqError
 from skyq.core.model import Grant, Holding, Job, Node, Snapshot, Task, Waiting
-from skyq.core.paths import ClusterDir, step_log
+from skyq.core.paths import ClusterDir, host_word, step_log
 from skyq.core.rankenv import task_id
 from skyq.head import specs, wake, workdirs
+from skyq.head.links import CONNECTING, UNREACHABLE
 from skyq.store.place import make_private, private_folders
 from skyq.store.store import NewJob, Store
 
@@ -104,8 +105,20 @@ class Head:
 
     def look(self) -> None:
         """What every call does: where there is work, there must be a dispatcher."""
-        if self.store.has_unfinished():
+        if self.store.has_unfinished() or self.store.owed_logs():
             self.wake()
+
+    def see_nodes(self, patience: float) -> None:
+        """Have a dispatcher look at the workers now, and wait until it knows which can be reached."""
+        if not any(node.reach for node in self.store.nodes()):
+            self.look()
+            return
+        self.wake()
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            if wake.knock(self.where) and CONNECTING not in self._trouble().values():
+                return
+            time.sleep(0.02)
 
     # Questions.
 
@@ -123,20 +136,37 @@ class Head:
 
     def nodes(self) -> Sequence[Node]:
         """In cluster order, each with what the dispatcher knows to be wrong with it."""
-        trouble = json.loads(self.store.get("trouble") or "{}")
+        trouble = self._trouble()
         return [n._replace(unusable=n.unusable or trouble.get(n.name, "")) for n in self.store.nodes()]
+
+    def _trouble(self) -> Dict[str, str]:
+        found: Dict[str, str] = json.loads(self.store.get("trouble") or "{}")
+        return found
 
     def holding(self) -> List[Holding]:
         """What the active jobs hold."""
         return [Holding(j.id, j.grants) for j in self.store.jobs(unfinished=True) if j.state in states.ACTIVE]
 
     def reasons(self, jobs: Sequence[Job]) -> Dict[int, str]:
-        """Why each waiting job among these waits."""
+        """Why each waiting job among these waits; of active ones, which of their nodes can't be reached."""
+        reasons = self._node_troubles(jobs)
         waiting = [job for job in jobs if job.state in states.WAITING]
-        if not waiting:
-            return {}
-        found = schedule.explain(self._snapshot(), 0.0)
-        return {job.id: job.reason or found.get(job.id, "") for job in waiting}
+        if waiting:
+            found = schedule.explain(self._snapshot(), 0.0)
+            reasons.update({job.id: job.reason or found.get(job.id, "") for job in waiting})
+        return reasons
+
+    def _node_troubles(self, jobs: Sequence[Job]) -> Dict[int, str]:
+        """Which of the active jobs' nodes can't be reached now: what is shown of those jobs may be old."""
+        bad = {name: why for name, why in self._trouble().items() if why.startswith(UNREACHABLE)}
+        found: Dict[int, str] = {}
+        for job in jobs if bad else ():
+            if job.state in states.ACTIVE:
+                names = {*specs.setup_nodes(job), *(grant.node for grant in job.grants)}
+                troubles = ["%s is %s" % (name, bad[name]) for name in sorted(names) if name in bad]
+                if troubles:
+                    found[job.id] = "; ".join(troubles)
+        return found
 
     def _snapshot(self) -> Snapshot:
         everybody = self.store.jobs(unfinished=True)
@@ -161,9 +191,19 @@ class Head:
 
     def step_logs(self, job: Job) -> Dict[str, str]:
         """Step → path of its raw log, in the order of display; the files may not be there yet."""
-        single = len(self.store.nodes()) == 1
-        steps = (["setup-0"] if job.has_setup else []) + ["run-%d" % grant.rank for grant in job.grants]
-        return {step: step_log(self.log_folder(job), step, single) for step in steps}
+        nodes = {node.name: node for node in self.store.nodes()}
+        found = {}
+        for name in specs.setup_nodes(job):
+            if name in nodes:
+                found["setup-%d" % nodes[name].index] = nodes[name].index
+        for grant in job.grants:
+            found["run-%d" % grant.rank] = nodes[grant.node].index if grant.node in nodes else 0
+        single, folder = len(nodes) == 1, self.log_folder(job)
+        return {step: step_log(folder, step, single, host_word(index)) for step, index in found.items()}
+
+    def logs_owed(self, job: Job) -> bool:
+        """Whether a part of an ended job's logs is still on its way here."""
+        return bool(self.store.owed_logs(job.id))
 
     # Orders.
 

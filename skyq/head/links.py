@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Callable, List, Optional
+import time
+from typing import Callable, List, Optional, Set, Tuple
 
 from skyq.core import protocol
-from skyq.core.errors import ProtocolError
+from skyq.core.errors import ProtocolError, Unreachable
 from skyq.core.model import Node
 from skyq.core.protocol import Message
 from skyq.transport.base import Channel
 
 CONNECTING = "being connected to"
+ENDING = "ending what former jobs left there"
+UNREACHABLE = "unreachable since "
 RETRY_FIRST = 0.1  # seconds before a lost connection is opened again; doubled up to RETRY_LAST
 RETRY_LAST = 5.0  # seconds
 CLAIM_AGAIN = 2.0  # seconds until a refused claim is asked for again
@@ -18,15 +21,27 @@ PING_EVERY = 5.0  # seconds
 SILENCE = 20.0  # seconds without a word from the agent, after which the connection is dead
 
 
+Key = Tuple[str, int, str]
+"""job uuid, attempt, step"""
+
+
 class Link:
     """One node: connected or not, ready (claimed) or not, and what must be sent when."""
 
-    def __init__(self, node: Node, claim: Message, connect: Callable[[Node], Channel]) -> None:
+    def __init__(
+        self, node: Node, claim: Message, connect: Callable[[Node], Channel], since: str = ""
+    ) -> None:
         self.node = node
-        self.trouble = CONNECTING
-        """Why nothing may start on the node now, as what it is: "out of reach: …"; empty: it may."""
+        self.since = since
+        """Since when it is unreachable, for people; "": it isn't."""
+        self.down_at: Optional[float] = None
+        """The same, monotonic, as far back as this process knows."""
         self.losses = 0
         """Connections lost since somebody set this back to 0."""
+        self.unwanted: Callable[[List[Key]], List[Key]] = lambda _: []
+        """Of what the node still has something of: what shall end before the node gets work."""
+        self._trouble = CONNECTING
+        self._strays: Set[Key] = set()
         self._claim = claim
         self._connect = connect
         self._channel: Optional[Channel] = None
@@ -37,6 +52,11 @@ class Link:
         """When to connect, or to ask for the claim again; monotonic."""
         self._ping_at = 0.0
         self._heard_at = 0.0
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing may start on the node now, as what it is: "unreachable since …"; empty: it may."""
+        return self._trouble or (ENDING if self._strays else "")
 
     @property
     def ready(self) -> bool:
@@ -63,18 +83,18 @@ class Link:
         if now >= self._ping_at:
             self._ping_at = now + PING_EVERY
             self.say({"do": "ping"})
-        if self.trouble and self._decoder.greeted and now >= self._due:
+        if self._trouble and self._decoder.greeted and now >= self._due:
             self._due = now + CLAIM_AGAIN
             self.say({"do": "claim", **self._claim})
-        return min(self._ping_at, self._due) if self.trouble else self._ping_at
+        return min(self._ping_at, self._due) if self._trouble else self._ping_at
 
     def _open(self, now: float) -> None:
         self._due = now + self._delay
         self._delay = min(self._delay * 2, RETRY_LAST)
         try:
             self._channel = self._connect(self.node)
-        except OSError as error:
-            self.trouble = "out of reach: %s" % error
+        except (OSError, Unreachable) as error:
+            self._is_down(str(error), now)
             return
         self._decoder = protocol.Decoder()
         self._outbox = bytearray(protocol.greeting())
@@ -89,7 +109,14 @@ class Link:
             self.losses += 1
         self._channel = None
         self._outbox.clear()
-        self.trouble = "out of reach: %s" % why
+        self._strays.clear()
+        self._is_down(why, time.monotonic())
+
+    def _is_down(self, why: str, now: float) -> None:
+        if self.down_at is None:
+            self.down_at = now
+        self.since = self.since or time.strftime("%Y-%m-%d %H:%M:%S")
+        self._trouble = "%s%s: %s" % (UNREACHABLE, self.since, why.split("\n")[0])
 
     def close(self, release: bool) -> None:
         """A proper end: the agent reads all that was said, then leaves."""
@@ -113,7 +140,7 @@ class Link:
                 if not taken:
                     return
                 del self._outbox[:taken]
-        except OSError as error:
+        except (OSError, Unreachable) as error:
             self.lose("the connection broke (%s)" % error)
 
     def hear(self, now: float) -> List[Message]:
@@ -122,7 +149,9 @@ class Link:
         try:
             data = self._channel.read()
             messages = list(self._decoder.feed(data))
-        except (OSError, ProtocolError) as error:
+        except BlockingIOError:
+            return []  # it is being connected to
+        except (OSError, ProtocolError, Unreachable) as error:
             self.lose(str(error))
             return []
         if not data:
@@ -134,12 +163,27 @@ class Link:
     def _about_connection(self, message: Message) -> bool:
         what = message.get("is")
         if what == "hello":
+            self._end_strays(message.get("alive"))
             self.say({"do": "claim", **self._claim})
         elif what == "claimed":
-            self.trouble = ""
+            self._trouble, self.since, self.down_at = "", "", None
             self._delay = RETRY_FIRST
         elif what == "refused":
-            self.trouble = "not this queue's: " + str(message.get("why")).split("\n")[0]
+            self._trouble = "not this queue's: " + str(message.get("why")).split("\n")[0]
+        elif what == "gone" and self._strays:
+            self._strays.discard(_key(message))
+            return False
         else:
             return what == "pong"
         return True
+
+    def _end_strays(self, alive: object) -> None:
+        """What the node has of jobs that ended without it, or that nobody knows, holds its devices."""
+        keys = [(str(k[0]), int(k[1]), str(k[2])) for k in alive] if isinstance(alive, list) else []
+        self._strays = set(self.unwanted(keys))
+        for job, attempt, step in sorted(self._strays):
+            self.say({"do": "stop", "job": job, "attempt": attempt, "step": step})
+
+
+def _key(message: Message) -> Key:
+    return str(message.get("job")), int(message.get("attempt", 0)), str(message.get("step"))

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import os
 from contextlib import contextmanager
-from typing import Dict, Iterator, List, NamedTuple
+from typing import Dict, Iterator, List, NamedTuple, Sequence
 
 from skyq.core import rankenv, states
 from skyq.core.errors import StoreError, UsageError
 from skyq.core.model import Device, Job, Node, Task
-from skyq.core.paths import ClusterDir, step_log
+from skyq.core.paths import ClusterDir, host_word, step_log
 from skyq.core.protocol import Message
 from skyq.store.store import Store
 
@@ -98,10 +98,34 @@ def _secrets(where: ClusterDir, uuid: str) -> Dict[str, str]:
         raise StoreError("The job's secrets can't be read: %s. Submit it again." % error) from error
 
 
-def step_names(job: Job, spec: Message) -> tuple[List[str], List[str]]:
-    """(setups, runs) of a job, runs in rank order."""
-    setups = ["setup-0"] if job.has_setup else []
+def step_names(job: Job, spec: Message, nodes: Dict[str, Node]) -> tuple[List[str], List[str]]:
+    """(setups, runs) of a job, in cluster and in rank order. A setup is named by its node's index."""
+    setups = ["setup-%d" % nodes[name].index for name in setup_nodes(job) if name in nodes]
     return setups, [] if spec["run"] is None else ["run-%d" % g.rank for g in job.grants]
+
+
+def setup_nodes(job: Job) -> Sequence[str]:
+    """The nodes that a job's setup runs on. (Jobs of older versions have it on their only node.)"""
+    if not job.has_setup:
+        return ()
+    return job.setup_on or [grant.node for grant in job.grants[:1]]
+
+
+def node_of(job: Job, step: str, nodes: Dict[str, Node]) -> str:
+    """The node that runs a step; "" where it is no longer one of the cluster."""
+    kind, _, number = step.partition("-")
+    if kind == "setup":
+        return next((node.name for node in nodes.values() if node.index == int(number)), "")
+    return next((grant.node for grant in job.grants if grant.rank == int(number)), "")
+
+
+def in_two_stages(job: Job, nodes: Dict[str, Node]) -> bool:
+    """Whether all of its nodes must be ready before any starts.
+
+    One on the head itself needs no such care: what it was asked to start is known when it is asked again.
+    """
+    names = {*setup_nodes(job), *(grant.node for grant in job.grants)}
+    return len(names) > 1 or any(name in nodes and nodes[name].reach for name in names)
 
 
 class Cluster(NamedTuple):
@@ -114,7 +138,7 @@ class Cluster(NamedTuple):
 
 
 def step_spec(cluster: Cluster, job: Job, step: str, spec: Message) -> Message:
-    """All that a node needs to run one step. Makes the folder for its log where that is on this machine."""
+    """All that a node needs to run one step."""
     where, nodes = cluster.where, cluster.nodes
     kind, _, number = step.partition("-")
     grants = sorted(job.grants, key=lambda grant: grant.rank)
@@ -137,13 +161,22 @@ def step_spec(cluster: Cluster, job: Job, step: str, spec: Message) -> Message:
         known = {device.index: device for device in nodes[grant.node].devices}
         devices = [known.get(index, Device(index, "")) for index, _ in grant.devices]
         env = rankenv.run_env(facts, int(number), devices, user_env)
-    log = step_log(where.job_logs(job.id, job.name or ""), step, single=len(nodes) == 1)
-    os.makedirs(os.path.dirname(log), mode=0o700, exist_ok=True)
+    node = nodes[node_of(job, step, nodes)]
     return {
         "script": spec[kind],
         "env": env,
-        "cwd": spec.get("cwd", ""),
-        "log": log,
+        "cwd": "" if node.reach else spec.get("cwd", ""),
+        "log": "" if node.reach else log_path(cluster, job, step),
         "grace": spec["grace"],
         "linger": kind == "setup" or len(grants) > 1,
+        "hold": in_two_stages(job, nodes),
     }
+
+
+def log_path(cluster: Cluster, job: Job, step: str) -> str:
+    """Where the raw log of a step is, or comes to, on the head. Makes the folder for it."""
+    node = cluster.nodes[node_of(job, step, cluster.nodes)]
+    folder = cluster.where.job_logs(job.id, job.name or "")
+    path = step_log(folder, step, len(cluster.nodes) == 1, host_word(node.index))
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    return path

@@ -7,13 +7,14 @@ committed. Only then the nodes are told, and to tell them twice does no harm.
 from __future__ import annotations
 
 import time
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Set, Tuple
 
 from skyq.core import schedule, states
 from skyq.core.lifecycle import Verdict
 from skyq.core.model import Job, Node, Snapshot
 from skyq.head.board import Board
-from skyq.store.store import Store
+from skyq.head.pulls import Pulls
+from skyq.store.store import OwedLog, Store
 
 
 class Acts:
@@ -22,24 +23,27 @@ class Acts:
     def __init__(self) -> None:
         self.start: List[Tuple[int, str]] = []
         """(job, step)"""
+        self.go: List[Tuple[int, str]] = []
         self.stop: List[Tuple[int, str]] = []
         self.over: List[int] = []
         self.ended: List[str] = []
         """Uuids of the jobs that are final now."""
 
 
-def tick(store: Store, board: Board, nodes: Tuple[Node, ...]) -> Acts:
+def tick(store: Store, board: Board, nodes: Tuple[Node, ...], pulls: Pulls) -> Acts:
     """Decide and record. Raises StoreError when that can't be done; then nothing was decided."""
     acts = Acts()
     with store.transaction():
         board.refresh(store)
-        _settle(store, board, acts)
+        _settle(store, board, acts, pulls)
         _plan(store, board, nodes, acts)
         _record_pids(store, board)
+        for source in pulls.paid():
+            store.forget_log(source.job_id, source.step)
     return acts
 
 
-def _settle(store: Store, board: Board, acts: Acts) -> None:
+def _settle(store: Store, board: Board, acts: Acts, pulls: Pulls) -> None:
     """Let every job that something happened to take its next step."""
     for job in board.busy():
         verdict = board.verdict(job)
@@ -48,9 +52,11 @@ def _settle(store: Store, board: Board, acts: Acts) -> None:
         elif verdict.state == states.PENDING:
             _requeue(store, board, job, verdict.reason)
         elif verdict.state is not None:
+            _remember_logs(store, board, job, pulls)
             _finish(store, board, job, verdict)
             acts.ended.append(job.uuid)
         acts.start += [(job.id, step) for step in verdict.start]
+        acts.go += [(job.id, step) for step in verdict.go if (job.id, step) not in board.going]
         acts.stop += [(job.id, step) for step in verdict.stop if (job.id, step) not in board.stopping]
         if verdict.over and job.id not in board.over:
             acts.over.append(job.id)
@@ -58,8 +64,16 @@ def _settle(store: Store, board: Board, acts: Acts) -> None:
 
 
 def _requeue(store: Store, board: Board, job: Job, why: str) -> None:
-    unstarted: Dict[str, Any] = {"alternative": None, "grants": (), "started_at": None, "pids": {}}
+    unstarted: Dict[str, Any] = {"alternative": None, "grants": (), "setup_on": (), "started_at": None}
+    unstarted["pids"] = {}
     _move(store, board, job, states.PENDING, reason=why, attempt=job.attempt + 1, **unstarted)
+
+
+def _remember_logs(store: Store, board: Board, job: Job, pulls: Pulls) -> None:
+    """What of its logs isn't here yet shall still come, whoever is killed meanwhile."""
+    for step in board.phases[job.id]:
+        if not pulls.complete(job.uuid, job.attempt, step):
+            store.owe_log(OwedLog(job.id, step, board.node_of(job, step), job.attempt))
 
 
 def _finish(store: Store, board: Board, job: Job, verdict: Verdict) -> None:
@@ -84,10 +98,18 @@ def _plan(store: Store, board: Board, nodes: Tuple[Node, ...], acts: Acts) -> No
     for start in schedule.plan(snapshot, time.monotonic()).starts:
         job = board.jobs[start.job]
         to = states.SETTING_UP if job.has_setup else states.RUNNING
-        started = {} if job.has_setup else {"started_at": time.time()}
-        _move(store, board, job, to, alternative=start.alternative, grants=start.grants, reason="", **started)
+        more: Dict[str, Any] = {"started_at": time.time()}
+        if job.has_setup:
+            more = {"setup_on": _setup_on(nodes, {grant.node for grant in start.grants})}
+        _move(store, board, job, to, alternative=start.alternative, grants=start.grants, reason="", **more)
+        board.may_return.add(job.id)
         acts.start += [(job.id, step) for step in board.verdict(board.jobs[job.id]).start]
     board.dirty.clear()
+
+
+def _setup_on(nodes: Tuple[Node, ...], granted: Set[str]) -> Tuple[str, ...]:
+    """SkyPilot's setup runs on every node of the cluster; those that can't be had now are left out."""
+    return tuple(node.name for node in nodes if node.name in granted or not node.unusable)
 
 
 def _move(store: Store, board: Board, job: Job, to: str, **changes: object) -> None:

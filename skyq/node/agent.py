@@ -11,7 +11,6 @@ import gc
 import os
 import select
 import signal
-import sys
 import time
 from typing import Callable, Dict, List, Optional, Tuple
 
@@ -22,13 +21,12 @@ from skyq.core.protocol import Message
 from skyq.node import claim, containers, proc, shim
 from skyq.node.baseenv import base_env, bash
 from skyq.node.records import End, Record, Started, fence, look, refusal
+from skyq.node.tails import LOOK, Key, Tail, Tails
 
 LATE = 15.0  # seconds without a word from the head, after which a start request is too old to obey
 POLL = 0.05  # seconds between looks at what can't be waited for
 BURIALS = 3  # times that the containers of a step are looked for whose shim was killed
-
-Key = Tuple[str, int, str]
-"""job uuid, attempt, step"""
+ABANDONED = 60.0  # seconds without a word from the head, after which its connection is dead: it has another
 
 
 class _Step:
@@ -37,6 +35,8 @@ class _Step:
     def __init__(self, key: Key, run: RunDir) -> None:
         self.key = key
         self.run = run
+        self.ready: Optional[Started] = None
+        """Who waits for the word to go, if somebody does or did."""
         self.started: Optional[Started] = None
         self.child = 0
         """Pid of the shim if this agent forked it and it lives."""
@@ -45,7 +45,10 @@ class _Step:
         self.burials = 0
         self.fds: List[int] = []
         self.exited = False
+        self.going = False
         self.stop_asked = False
+        self.tail: Optional[Message] = None
+        """What the head wants of its log: {from, sizes}; None: nothing (more)."""
 
 
 class Agent:
@@ -64,9 +67,13 @@ class Agent:
         self.poll = select.poll()
         self.heard = _now()
         self.shims = -1
-        self.out = sys.stdout.buffer
+        self.outbox = bytearray()
+        """What the connection didn't take yet."""
+        self.tails = Tails()
         self.do: Dict[str, Callable[[Message], None]] = {
             "start": self.start,
+            "go": self.go,
+            "tail": self.tail,
             "stop": self.stop,
             "over": self.over,
             "claim": self.claim,
@@ -84,40 +91,76 @@ class Agent:
             pass  # a full disk, most likely: jobs then find docker itself
         proc.become_subreaper()
         children = _child_ends()
-        self.out.write(protocol.greeting())
-        self.say({"is": "hello", "boot": self.boot})
+        os.set_blocking(1, False)
+        self.outbox += protocol.greeting()
+        self.say(
+            {
+                "is": "hello",
+                "boot": self.boot,
+                "alive": [list(key) for key in left_over(self.runs)],
+                "ssh": os.environ.get("SSH_CONNECTION", ""),
+            }
+        )
         decoder = protocol.Decoder()
         self.watch(children, lambda: self.reap(children))
+        if self.tails.fd >= 0:
+            self.watch(self.tails.fd, self.tails.grown)
         self.poll.register(0, select.POLLIN)
         shim.changed_signals()
         gc.freeze()  # shims share these pages for as long as nobody touches them
-        while True:
-            ready = self.poll.poll(POLL * 1000 if self.waiting else None)
-            for fd, _ in ready:
-                if fd == 0:
-                    before = _now()  # the process may stand still at any line
-                    data = os.read(0, protocol.FRAME_LIMIT)
-                    if not data:
-                        return
-                    self.hear(list(decoder.feed(data)))
-                    if len(data) < protocol.FRAME_LIMIT:
-                        self.heard = before  # nothing older lies in the pipe
-                elif fd in self.watched:
-                    self.watched[fd]()
-            for step in list(self.waiting.values()):
-                self.look_at(step)
+        while self.turn(decoder):
+            pass
+
+    def turn(self, decoder: protocol.Decoder) -> bool:
+        """Wait for something, and see to it; whether the connection lives."""
+        crowded = self.outbox or self.tails.fresh
+        self.poll.register(1, select.POLLOUT if crowded else 0)
+        for fd, event in self.poll.poll(self.patience() * 1000):
+            if fd == 0:
+                before = _now()  # the process may stand still at any line
+                data = _read(0)
+                if data == b"":
+                    return False
+                self.hear(list(decoder.feed(data or b"")))
+                if data is None or len(data) < protocol.FRAME_LIMIT:
+                    self.heard = before  # nothing older lies in the pipe
+            elif fd == 1:
+                self.send(event)
+            elif fd in self.watched:
+                self.watched[fd]()
+        for step in list(self.waiting.values()):
+            self.look_at(step)
+        return _now() - self.heard < ABANDONED
+
+    def patience(self) -> float:
+        """Seconds until something must be looked at that no descriptor tells of."""
+        if self.waiting:
+            return POLL
+        return LOOK if self.tails.look_at_unwatched() else LATE
 
     def say(self, message: Message) -> None:
-        """One message to the head."""
-        self.out.write(protocol.encode(message))
-        self.out.flush()
+        """One message to the head, ahead of all logs."""
+        self.outbox += protocol.encode(message)
+        self.send()
+
+    def send(self, event: int = select.POLLOUT) -> None:
+        """Write what the connection takes: messages first; when there are none, a piece of a log."""
+        if not event & select.POLLOUT:
+            raise BrokenPipeError  # nobody will read it
+        if not self.outbox:
+            self.outbox += self.tails.frame()
+        try:
+            while self.outbox:
+                del self.outbox[: os.write(1, self.outbox)]
+        except BlockingIOError:
+            pass
 
     def hear(self, messages: List[Message]) -> None:
         """Obey, but never a start that lay about while the head may have given this node up."""
         late = _now() - self.heard > LATE
         for message in messages:
             what = str(message.get("do"))
-            if what == "start" and late:
+            if what in ("start", "go") and late:
                 self.say({**_name(_key(message)), "is": "late"})
             elif what in self.do:
                 self.do[what](message)
@@ -129,6 +172,7 @@ class Agent:
         key = _key(message)
         run = RunDir.of(self.runs, *key)
         step = self.steps.setdefault(key, _Step(key, run))
+        step.tail = message["spec"].get("tail")
         try:
             try:
                 os.mkdir(run.root, 0o700)
@@ -141,6 +185,26 @@ class Agent:
                 self.look_at(step)
         except OSError as error:
             self.refuse(step, "%s: %s" % (run.root, error.strerror))
+
+    def go(self, message: Message) -> None:
+        """Let a prepared step run."""
+        step = self.steps.get(_key(message))
+        if step is not None and step.ready is not None:
+            step.going = True
+            proc.send_signal(*step.ready.shim, signal.SIGUSR2)
+            self.waiting[step.key] = step
+
+    def tail(self, message: Message) -> None:
+        """Send the log of a step that is gone, from an offset on."""
+        key = _key(message)
+        self.send_log(_Step(key, RunDir.of(self.runs, *key)), message)
+        self.tails.over(key)
+
+    def send_log(self, step: _Step, wish: Message) -> None:
+        """Send the step's log, for as long as it grows."""
+        started = step.started or Started.read(step.run)
+        path = started.log if started else step.run.out
+        self.tails.add(step.key, Tail(_name(step.key), path, int(wish["from"]), bool(wish.get("sizes"))))
 
     def stop(self, message: Message) -> None:
         """End the step; if it never started, see to it that it never will."""
@@ -185,12 +249,22 @@ class Agent:
     def fork(self, step: _Step, spec: Message) -> None:
         """Start a shim. Its signals are blocked from birth, so that no word is lost."""
         before = signal.pthread_sigmask(signal.SIG_BLOCK, shim.WORDS)
+        ready, word = os.pipe2(os.O_CLOEXEC) if spec.get("hold") else (-1, -1)
         pid = os.fork()
         if pid == 0:
-            shim.main(step.run, self.complete(step, spec), self.boot, self.shims)
+            shim.main(step.run, self.complete(step, spec), self.boot, self.shims, word)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         step.child = pid
         self.waiting[step.key] = step
+        if ready >= 0:
+            os.close(word)
+            self.watch(ready, lambda: self.prepared(step, ready))
+
+    def prepared(self, step: _Step, ready: int) -> None:
+        """A new shim says that all is ready, or is dead."""
+        self.unwatch(ready)
+        if self.steps.get(step.key) is step:
+            self.look_at(step)
 
     def complete(self, step: _Step, spec: Message) -> Message:
         """The spec with what only the node knows."""
@@ -216,7 +290,7 @@ class Agent:
         elif step.child and not step.stop_asked:
             self.waiting[step.key] = step  # its shim is between fork and lock, or not reaped yet
         else:
-            self.refuse(step, refusal(step.run) if record is Record.FRESH else "it never started")
+            self.refuse(step, refusal(step.run))
 
     def refuse(self, step: _Step, why: str) -> None:
         """Nothing of the step was started: see to it that nothing will be, then say so."""
@@ -235,12 +309,16 @@ class Agent:
         if step.started is None:
             step.started = Started.read(step.run)
             if step.started is None:
+                self.hold(step)
                 return
             self.say({**_name(step.key), "is": "running", "pid": step.started.main[0]})
-            if not step.child:
+            if not step.child and step.ready is None:
                 self.watch_process(step, step.started.shim)
             if step.started.linger:
                 self.watch_process(step, step.started.main)
+        if step.tail:
+            self.send_log(step, step.tail)
+            step.tail = None
         if step.stop_asked:
             step.stop_asked = False
             self.tell(step, signal.SIGTERM)
@@ -250,6 +328,21 @@ class Agent:
         expected = (not step.child) + (step.started.linger and not step.exited)
         if len(step.fds) >= expected:
             self.waiting.pop(step.key, None)  # a descriptor will tell
+
+    def hold(self, step: _Step) -> None:
+        """Its shim lives and has started nothing: it is getting ready, or is, and waits for the word."""
+        if step.ready is None:
+            step.ready = Started.ready(step.run)
+            if step.ready is None:
+                return
+            if not step.child:
+                self.watch_process(step, step.ready.shim)
+        if step.stop_asked:
+            proc.send_signal(*step.ready.shim, signal.SIGTERM)
+        elif not step.going:
+            self.say({**_name(step.key), "is": "prepared"})
+            if step.child or step.fds:
+                self.waiting.pop(step.key, None)  # its end or the word will tell
 
     def watch_process(self, step: _Step, process: Tuple[int, int]) -> None:
         """Look at the step again when that process ends."""
@@ -322,6 +415,15 @@ class Agent:
         # A quick script may be over before anybody saw it run: its pid stands in front of its log too.
         started = step.started or Started.read(step.run)
         pid = {"pid": started.main[0]} if started else {}
+        if step.tail:
+            self.send_log(step, step.tail)
+        self.tails.over(step.key)
+        if len(self.outbox) < protocol.FRAME_LIMIT:
+            self.outbox += self.tails.rest(step.key)
+        try:
+            os.unlink(step.run.script)  # nothing of it lives: whoever looks next needn't see to that
+        except OSError:
+            pass
         self.say({**_name(step.key), "is": "gone", **end._asdict(), **pid, "unstarted": unstarted})
 
     def tell(self, step: _Step, word: int) -> None:
@@ -375,9 +477,28 @@ def _now() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+def left_over(runs: str) -> List[Key]:
+    """The steps of which something may live here, or somebody must see that nothing does."""
+    found = []
+    for name in os.listdir(runs):
+        uuid, _, rest = name.partition(".")
+        attempt, _, step = rest.partition(".")
+        if attempt.isdigit() and step and os.path.exists(RunDir.of(runs, uuid, int(attempt), step).script):
+            found.append(Key(uuid, int(attempt), step))
+    return found
+
+
+def _read(fd: int) -> Optional[bytes]:
+    """What there is; b"" at the end, None where there is nothing now."""
+    try:
+        return os.read(fd, protocol.FRAME_LIMIT)
+    except BlockingIOError:
+        return None
+
+
 def _key(message: Message) -> Key:
-    return str(message["job"]), int(message["attempt"]), str(message["step"])
+    return Key(str(message["job"]), int(message["attempt"]), str(message["step"]))
 
 
 def _name(key: Key) -> Message:
-    return {"job": key[0], "attempt": key[1], "step": key[2]}
+    return {"job": key.job, "attempt": key.attempt, "step": key.step}

@@ -9,6 +9,7 @@ from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 from skyq.core.paths import RunDir
 from skyq.core.protocol import UNKNOWN
+from skyq.node import shim
 from skyq.node.shim import try_lock
 
 
@@ -55,7 +56,7 @@ def fence(run: RunDir) -> bool:
             return True
         if os.path.exists(run.started):
             return False
-        os.rename(run.alive, run.exit)
+        shim.fence(run)
         return True
     finally:
         os.close(lock)
@@ -73,12 +74,21 @@ class Started(NamedTuple):
     @classmethod
     def read(cls, run: RunDir) -> Optional[Started]:
         """None when it isn't there yet, or damaged."""
-        found = _read(run.started)
+        return cls._of(run.started)
+
+    @classmethod
+    def ready(cls, run: RunDir) -> Optional[Started]:
+        """Of who is prepared and will have started; None when it isn't there yet."""
+        return cls._of(run.prepared)
+
+    @classmethod
+    def _of(cls, path: str) -> Optional[Started]:
+        found = _read(path)
         try:
-            shim, main = found["shim"], found["main"]
+            parent, main = found["shim"], found["main"]
             return cls(
                 str(found["boot"]),
-                (int(shim[0]), int(shim[1])),
+                (int(parent[0]), int(parent[1])),
                 (int(main[0]), int(main[1])),
                 str(found["log"]),
                 bool(found["linger"]),
@@ -105,7 +115,7 @@ class End(NamedTuple):
 
 
 def refusal(run: RunDir) -> str:
-    """Why a shim could not start anything."""
+    """Why a shim started nothing."""
     try:
         with open(run.refusal, encoding="utf-8", errors="replace") as file:
             said = file.read(500)

@@ -2,8 +2,9 @@
 
 Order: take `alive` → record who started, durably → let the script run → record how it ended,
 durably → see every descendant off → exit, which frees `alive`. Everything the step ever started is
-below this process, because it is a subreaper. It knows two words, both signals:
+below this process, because it is a subreaper. It knows three words, all signals:
 
+SIGUSR2  go: where the spec says `hold`, everything is ready and waits for it before the start goes on record.
 SIGTERM  stop: TERM to every process, `grace` seconds, KILL.
 SIGUSR1  over: the job has ended, so the leftovers of the script may go too.
 """
@@ -27,13 +28,14 @@ RECORD_SIZE = 512  # bytes: one disk sector, more than any record has
 CLEANUP = 2.0  # seconds that an engine's processes get between the KILL of their containers and their own
 KILL_AGAIN = 0.05  # seconds between two rounds of KILL: a fork may win one round
 FULL = 1024 * 1024  # bytes free, below which a disk is full for most purposes
+HOLD = 60.0  # seconds that a prepared step waits for the word to go; the head gives up before that
 FULL_DISK = 1.0  # seconds between two tries to write the exit record
 OOM_SCORE = 200  # of 1000: under memory pressure the kernel takes the job before its shim
 
 REFUSED = 75  # exit status: nothing was started (sysexits' EX_TEMPFAIL); `refusal` tells why
 ALREADY = 76  # exit status: someone else has started this step, or fenced it
 
-WORDS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1}
+WORDS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
 
 Spec = Dict[str, Any]
 
@@ -80,6 +82,18 @@ def try_lock(path: str) -> Optional[int]:
     return fd
 
 
+def fence(run: RunDir) -> None:
+    """Forbid the start for ever; for who holds `alive`. An exit record without a start is a fence.
+
+    It is made by a rename, which a full disk allows too.
+    """
+    os.rename(run.alive, run.exit)
+    try:
+        os.unlink(run.script)
+    except FileNotFoundError:
+        pass
+
+
 def _insist_on_lock(path: str) -> Optional[int]:
     """Who only looks holds the lock for microseconds, who fences for a few fsyncs; a shim for its life."""
     for _ in range(40):
@@ -90,14 +104,15 @@ def _insist_on_lock(path: str) -> Optional[int]:
     return None
 
 
-def main(run: RunDir, spec: Spec, boot: str, shims: int) -> NoReturn:
+def main(run: RunDir, spec: Spec, boot: str, shims: int, agent: int = -1) -> NoReturn:
     """The whole life of a shim, right after the fork; `shims` is held, shared, while it lives.
 
+    `agent`: a pipe on which the node agent waits to hear that all is prepared; -1: it doesn't.
     All signals are blocked here, and were in the parent before the fork: none gets lost.
     """
     status = REFUSED
     try:
-        status = _Shim(run, spec, boot).live(shims)
+        status = _Shim(run, spec, boot).live(shims, agent)
     except OSError as error:
         _note(run, "%s: %s" % (error.filename or run.root, error.strerror))
     except BaseException as error:
@@ -129,15 +144,16 @@ class _Shim:
         self.deadline: Optional[float] = None
         self.containers = containers.Containers(run, spec["log"] or run.out)
 
-    def live(self, shims: int) -> int:
+    def live(self, shims: int, agent: int) -> int:
         """Returns the exit status of the shim."""
         os.setsid()
         proc.become_subreaper()
-        close_all_but(shims)
+        close_all_but(shims, agent)
         lock = _insist_on_lock(self.run.alive)
         if lock is None or os.path.exists(self.run.started) or os.path.exists(self.run.exit):
             return ALREADY
-        self._start()
+        if not self._start(agent):
+            return REFUSED
         while True:
             self._reap()
             if self.code is not None and self._alone() and self._contained():
@@ -146,8 +162,8 @@ class _Shim:
             self._pursue()
             self._listen()
 
-    def _start(self) -> None:
-        """Fork the script's process, record it durably, and only then let it go."""
+    def _start(self, agent: int) -> bool:
+        """Fork the script's process, record it durably, and only then let it go. Whether it went."""
         with open(self.run.script, "w", encoding="utf-8", newline="") as file:
             file.write(self.spec["script"])
         gate_out, gate_in = os.pipe()
@@ -171,11 +187,36 @@ class _Shim:
             "linger": self.spec["linger"],
         }
         reserve(self.run.exit)
+        if self.spec.get("hold") and not self._may_go(record, agent):
+            os.close(gate_in)  # its reader leaves
+            os.waitpid(self.main_pid, 0)
+            fence(self.run)
+            return False
         write_durably(self.run.started, record)
         fsync_dir(os.path.dirname(self.run.root))
         os.write(gate_in, b"!")
         os.close(gate_in)
         self.oom_kills = _oom_kills()  # only now: every millisecond before the gate is one of an idle device
+        return True
+
+    def _may_go(self, record: Dict[str, Any], agent: int) -> bool:
+        """Say that all is ready, and wait for the word. Nothing of this must outlive a reboot."""
+        with open(self.run.prepared + ".new", "w") as file:
+            json.dump(record, file)
+        os.rename(self.run.prepared + ".new", self.run.prepared)
+        if agent >= 0:
+            os.write(agent, b"!")
+            os.close(agent)
+        deadline = time.monotonic() + HOLD
+        while True:
+            found = signal.sigtimedwait(WORDS, max(0.0, deadline - time.monotonic()))
+            if found is None:
+                _note(self.run, "the word to go did not come within %d s" % HOLD)
+                return False
+            if found.si_signo == signal.SIGTERM:
+                return False
+            if found.si_signo == signal.SIGUSR2:
+                return True
 
     def _reap(self) -> None:
         while True:
@@ -316,13 +357,13 @@ def changed_signals() -> Tuple[int, ...]:
     return tuple(n for n in numbers if signal.getsignal(n) is not signal.SIG_DFL)
 
 
-def close_all_but(keep: int) -> None:
+def close_all_but(*keep: int) -> None:
     """Only what is needed stays open: a channel or lock inherited here would outlive its owner's kill -9."""
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
     for fd in [int(name) for name in os.listdir("/proc/self/fd")]:
-        if fd > 2 and fd != keep:
+        if fd > 2 and fd not in keep:
             try:
                 os.close(fd)
             except OSError:

@@ -11,7 +11,8 @@ CREATE TABLE nodes (
     cpus     INTEGER NOT NULL,         -- milli-CPUs
     memory   INTEGER NOT NULL,         -- MB
     devices  TEXT NOT NULL,            -- JSON: [[index, accelerator, uuid], ...]
-    unusable TEXT NOT NULL DEFAULT ''
+    unusable TEXT NOT NULL DEFAULT '',
+    reach    TEXT NOT NULL DEFAULT ''  -- JSON: [host, port, user] for ssh; '': the head itself
 ) WITHOUT ROWID;
 
 CREATE TABLE jobs (
@@ -41,6 +42,7 @@ CREATE TABLE jobs (
     task_id             TEXT NOT NULL DEFAULT '',
     pids                TEXT NOT NULL DEFAULT '{}',
     grants              TEXT NOT NULL DEFAULT '[]',  -- JSON: [[node, rank, [[device, amount], ...], cpus, memory], ...]
+    setup_on            TEXT NOT NULL DEFAULT '[]',  -- JSON: the nodes that the current attempt's setup runs on
     rev                 INTEGER NOT NULL,      -- grows with every change of any row
     spec                TEXT NOT NULL,         -- JSON; last, so that reading the rest skips it
     CHECK (state NOT IN ('SUCCEEDED', 'FAILED', 'FAILED_SETUP', 'FAILED_DRIVER', 'CANCELLED')
@@ -83,4 +85,13 @@ CREATE TABLE events (
 );
 CREATE INDEX events_by_job ON events (job_id);
 
-PRAGMA user_version = 1;
+-- Logs on workers whose last bytes the head lacks although the job has ended.
+CREATE TABLE owed_logs (
+    job_id  INTEGER NOT NULL REFERENCES jobs (id),
+    step    TEXT NOT NULL,
+    node    TEXT NOT NULL,
+    attempt INTEGER NOT NULL,
+    PRIMARY KEY (job_id, step)
+) WITHOUT ROWID;
+
+PRAGMA user_version = 2;

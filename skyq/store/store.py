@@ -15,16 +15,25 @@ from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tu
 
 from skyq.core import states
 from skyq.core.errors import StoreError
-from skyq.core.model import Device, Grant, Job, Node, Request
+from skyq.core.model import Device, Grant, Job, Node, Reach, Request
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_TIMEOUT = 60.0  # seconds; a transaction lasts milliseconds, so whoever waits longer has a bug to report
 
 _COLUMNS = (
     "id, uuid, name, user, state, submitted_at, started_at, ended_at, num_nodes, alternatives, priority, "
     "attempt, alternative, cancel_requested_at, reason, exit_codes, has_setup, cpus_shown, task_id, pids, "
-    "grants, rev"
+    "grants, setup_on, rev"
 )
+_UPGRADES = {
+    1: (
+        "ALTER TABLE nodes ADD COLUMN reach TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE jobs ADD COLUMN setup_on TEXT NOT NULL DEFAULT '[]'",
+        "CREATE TABLE owed_logs (job_id INTEGER NOT NULL REFERENCES jobs (id), step TEXT NOT NULL, "
+        "node TEXT NOT NULL, attempt INTEGER NOT NULL, PRIMARY KEY (job_id, step)) WITHOUT ROWID",
+    ),
+}
+"""What takes a database from a version to the next one. Additive only."""
 _UNFINISHED = "state IN ('PENDING', 'SETTING_UP', 'RUNNING')"
 
 
@@ -42,6 +51,15 @@ class NewJob(NamedTuple):
     cpus_shown: str
     spec: str
     """JSON; opaque here."""
+
+
+class OwedLog(NamedTuple):
+    """The log of a step on a worker, whose end the head lacks although the job has ended."""
+
+    job_id: int
+    step: str
+    node: str
+    attempt: int
 
 
 class Store:
@@ -70,6 +88,8 @@ class Store:
                     "%s was made by a newer skyq. Use that one (its schema is %d, this one knows %d)."
                     % (path, version, SCHEMA_VERSION)
                 )
+            elif version < SCHEMA_VERSION:
+                _upgrade(db)
             db.execute("PRAGMA synchronous = FULL")
             db.execute("PRAGMA foreign_keys = ON")
         return cls(path, db)
@@ -182,9 +202,9 @@ class Store:
     def move(self, job: Job, to: str, at: float, **changes: Any) -> None:
         """Take the job from the state it was read in to another; an event tells of it.
 
-        `changes`: reason, started_at, ended_at, attempt, alternative, grants, exit_codes. Devices are
-        given out when it becomes active, and free when it stops to be. Raises StoreError if the job
-        has left that state: an edge that doesn't exist, or a row read before the transaction began.
+        `changes`: reason, started_at, ended_at, attempt, alternative, grants, setup_on, exit_codes. Devices
+        are given out when it becomes active, and free when it stops to be. Raises StoreError if the job has
+        left that state: an edge that doesn't exist, or a row read before the transaction began.
         """
         if to not in states.EDGES[job.state]:
             raise StoreError("Job %d can't go from %s to %s." % (job.id, job.state, to))
@@ -215,24 +235,47 @@ class Store:
             (*changes.values(), job_id, *guard_values),
         ).rowcount
 
+    # Logs that are still on their nodes.
+
+    def owed_logs(self, job_id: Optional[int] = None) -> List[OwedLog]:
+        """Of one job, or of all."""
+        with _told(self.path):
+            rows = self._db.execute(
+                "SELECT job_id, step, node, attempt FROM owed_logs WHERE ?1 IS NULL OR job_id = ?1",
+                (job_id,),
+            )
+            return [OwedLog(*row) for row in rows]
+
+    def owe_log(self, log: OwedLog) -> None:
+        """Remember to fetch it. Within a transaction."""
+        self._db.execute("INSERT OR REPLACE INTO owed_logs VALUES (?, ?, ?, ?)", log)
+
+    def forget_log(self, job_id: int, step: str) -> None:
+        """It is here as a whole, or is nowhere. Within a transaction."""
+        self._db.execute("DELETE FROM owed_logs WHERE job_id = ? AND step = ?", (job_id, step))
+
     # Nodes and settings.
 
     def nodes(self) -> Tuple[Node, ...]:
         """In cluster order."""
         with _told(self.path):
             rows = self._db.execute(
-                "SELECT name, idx, devices, cpus, memory, unusable, ip FROM nodes ORDER BY idx"
+                "SELECT name, idx, devices, cpus, memory, unusable, ip, reach FROM nodes ORDER BY idx"
             ).fetchall()
         return tuple(
-            Node(name, idx, tuple(Device(*d) for d in json.loads(devices)), cpus, memory, unusable, ip)
-            for name, idx, devices, cpus, memory, unusable, ip in rows
+            Node(
+                *(name, idx, tuple(Device(*d) for d in json.loads(devices)), cpus, memory, unusable, ip),
+                Reach(*json.loads(reach)) if reach else None,
+            )
+            for name, idx, devices, cpus, memory, unusable, ip, reach in rows
         )
 
     def set_nodes(self, nodes: Iterable[Node]) -> None:
         """Replace them all. Within a transaction."""
         self._db.execute("DELETE FROM nodes")
         self._db.executemany(
-            "INSERT INTO nodes (name, idx, devices, cpus, memory, unusable, ip) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO nodes (name, idx, devices, cpus, memory, unusable, ip, reach) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             [
                 (
                     n.name,
@@ -242,6 +285,7 @@ class Store:
                     n.memory,
                     n.unusable,
                     n.ip,
+                    _dump(n.reach) if n.reach else "",
                 )
                 for n in nodes
             ],
@@ -294,6 +338,21 @@ def _create(db: sqlite3.Connection) -> None:
             db.execute("ROLLBACK")
 
 
+def _upgrade(db: sqlite3.Connection) -> None:
+    """Bring an older database up to date; of several processes that try, one does."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        for step in range(version, SCHEMA_VERSION):
+            for statement in _UPGRADES[step]:
+                db.execute(statement)
+        db.execute("PRAGMA user_version = %d" % SCHEMA_VERSION)
+        db.execute("COMMIT")
+    finally:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+
+
 def _statements(script: str) -> Iterator[str]:
     """executescript() would commit the transaction that keeps the others out."""
     statement = ""
@@ -338,7 +397,7 @@ def _dump_grants(grants: Iterable[Grant]) -> str:
     return _dump([[g.node, g.rank, g.devices, g.cpus, g.memory] for g in grants])
 
 
-_DUMP: Dict[str, Any] = {"pids": _dump, "exit_codes": _dump, "grants": _dump_grants}
+_DUMP: Dict[str, Any] = {"pids": _dump, "exit_codes": _dump, "setup_on": _dump, "grants": _dump_grants}
 
 _NAMES = _COLUMNS.split(", ")
 _READ: Dict[int, Any] = {
@@ -347,4 +406,5 @@ _READ: Dict[int, Any] = {
     _NAMES.index("has_setup"): bool,
     _NAMES.index("pids"): json.loads,
     _NAMES.index("grants"): _grants,
+    _NAMES.index("setup_on"): lambda text: tuple(json.loads(text)),
 }

@@ -224,3 +224,13 @@ def test_a_job_that_ended_by_itself_keeps_its_result(queue: LocalQueue) -> None:
     queue.ok("cancel", "local", "1", "2", "-y")
 
     assert queue.states() == {1: "SUCCEEDED", 2: "FAILED"}
+
+
+def test_a_job_that_is_cancelled_in_its_bashrc_never_runs(queue: LocalQueue) -> None:
+    """A ~/.bashrc that ends the shell is left out at a second try; a cancel is no such end."""
+    queue.bashrc("touch ~/in-bashrc; sleep 600")
+    job = queue.submit("touch ~/ran; sleep 600")
+    queue.until((queue.user_home / "in-bashrc").exists, "~/.bashrc is read")
+    queue.ok("cancel", "local", "-y", str(job))
+    queue.wait(job, "CANCELLED")
+    assert not (queue.user_home / "ran").exists()

@@ -49,6 +49,7 @@ def a_job(id: int = 1, state: str = "RUNNING", **given_: object) -> Job:
         "task_id": "sky-task",
         "pids": {},
         "grants": (),
+        "setup_on": (),
         "rev": 1,
     }
     return Job(id=id, state=state, **{**known, **given_})  # type: ignore[arg-type]
