@@ -3,6 +3,7 @@
     lab = Lab(tmp_path, nodes=4, gpus=8)
     lab.up()
     lab.client.run(["ssh", "node1", "hostname"])      -> CompletedProcess, as ada in her home
+    lab.client.terminal(["ssh", "node1"])             -> Terminal: expect(), type(), wait()
     lab.cut("node1"); lab.heal("node1")               packets vanish, and no longer
     lab.reboot("node1")                               as a power cut does: same disk, another boot id
     lab.down()                                        nothing is left
@@ -17,6 +18,7 @@ from __future__ import annotations
 from tests.lab.host import Host
 from tests.lab.inside import Program
 from tests.lab.lab import Lab
-from tests.lab.traits import Traits
+from tests.lab.terminal import CTRL_C, Terminal
+from tests.lab.traits import PASSWORD, Traits
 
-__all__ = ["Host", "Lab", "Program", "Traits"]
+__all__ = ["CTRL_C", "PASSWORD", "Host", "Lab", "Program", "Terminal", "Traits"]

@@ -15,6 +15,7 @@ import psutil
 from tests.lab import disk
 from tests.lab.inside import Program
 from tests.lab.network import Network, cable, mac
+from tests.lab.terminal import Terminal
 from tests.lab.traits import UID, USER, Traits
 from tests.machine import PATH, namespace, which
 from tests.waiting import wait_until
@@ -42,6 +43,7 @@ class Host:
         self._outside: subprocess.Popen[str] | None = None
         self._first: psutil.Process | None = None
         self._programs: list[Program] = []
+        self._terminals: list[Terminal] = []
 
     # Power.
 
@@ -110,8 +112,10 @@ class Host:
             self._outside.wait(30)
         for program in self._programs:
             program.bury()
+        for terminal in self._terminals:
+            terminal.close()
         self._outside = self._first = None
-        self._programs = []
+        self._programs, self._terminals = [], []
 
     def _boot_environment(self) -> dict[str, str]:
         return {
@@ -141,18 +145,19 @@ class Host:
     ) -> subprocess.CompletedProcess[str]:
         """A command there, as ada in her home with an environment as sshd makes it (or as root)."""
         source = subprocess.DEVNULL if input is None else subprocess.PIPE
-        program = self.start(
-            argv, user=user, env=env, stdin=source, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
+        streams: dict[str, Any] = {"stdin": source, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        program = self.start(argv, user=user, env=env, text=False, **streams)
         try:
-            out, err = program.communicate(input, timeout)
+            out, err = program.communicate(None if input is None else input.encode(), timeout)
         except BaseException:
             program.kill_all()
             program.communicate()
             raise
         finally:
             self._programs.remove(program)
-        return subprocess.CompletedProcess(list(argv), program.returncode, out, err)
+        # Not by Popen's text mode, which would take \r for an end of line.
+        texts = [output.decode(errors="replace") for output in (out, err)]
+        return subprocess.CompletedProcess(list(argv), program.returncode, *texts)
 
     def start(
         self,
@@ -177,6 +182,15 @@ class Host:
         )
         self._programs.append(program)
         return program
+
+    def terminal(self, argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> Terminal:
+        """The same at a terminal, which is ada's: with a prompt for a password, Ctrl-C..."""
+        terminal = Terminal()
+        self._terminals.append(terminal)
+        words = ["setsid", "--ctty", *argv]
+        ends = {"stdin": terminal.slave, "stdout": terminal.slave, "stderr": terminal.slave}
+        terminal.holds(self.start(words, env={"TERM": "xterm", **(env or {})}, **ends))
+        return terminal
 
     @property
     def prefix(self) -> list[str]:
@@ -276,7 +290,7 @@ class Host:
         disk.new_key(self.disk / "etc" / "ssh" / "ssh_host_ed25519_key", self.name)
 
     def sshd_options(self, **options: str) -> None:
-        """From the next start of its sshd they count: MaxSessions="1"."""
+        """From the next start of its sshd they count: MaxSessions="1". ada's password is traits.PASSWORD."""
         self._sshd_options.update(options)
         disk.sshd_config(self.disk, self._sshd_options)
 

@@ -28,6 +28,7 @@ class Program(subprocess.Popen[Any]):
             for process in psutil.Process(self.pid).children(recursive=True):
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
+        self.outer_signal(signal.SIGCONT)  # nsenter stops together with its child, and then collects nobody
 
     def outer_signal(self, sig: int) -> None:
         """To nsenter itself."""
@@ -36,7 +37,7 @@ class Program(subprocess.Popen[Any]):
 
     def bury(self) -> None:
         """It is dead or dies with its machine: collect it, and close what it wrote to."""
-        self.outer_signal(signal.SIGCONT)  # nsenter stops together with its child, and then collects nobody
+        self.outer_signal(signal.SIGCONT)
         self.wait(30)
         stream: IO[Any] | None
         for stream in (self.stdin, self.stdout, self.stderr):

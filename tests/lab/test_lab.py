@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+import pytest
 
-from tests.lab import Host, Lab, Traits
+from tests.lab import CTRL_C, PASSWORD, Host, Lab, Traits
 from tests.program import ROOT
 from tests.waiting import wait_until
 
@@ -52,6 +53,13 @@ def received(host: Host) -> int:
     return int(host.root("cat", "/sys/class/net/eth0/statistics/rx_bytes"))
 
 
+def commands(host: Host) -> list[str]:
+    """The processes of ada that are seen there."""
+    script = 'for own in /proc/[0-9]*; do [ ! -O "$own" ] || tr "\\0" " " <"$own/cmdline"; echo; done'
+    seen = host.run(["sh", "-c", script]).stdout.splitlines()
+    return [line for line in seen if line and "/proc/" not in line and not line.startswith("tr ")]
+
+
 def traces(folder: Path) -> list[str]:
     """What is left of a lab in this machine: its processes, mounts, interfaces."""
     mounts = [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(folder) in line]
@@ -77,21 +85,21 @@ def test_the_client_reaches_every_node_by_its_name(lab: Lab) -> None:
 
 def test_machines_share_neither_homes_nor_processes_nor_devices(make_lab: MakeLab) -> None:
     lab = make_lab(2, traits={"node1": Traits(gpus=1)})
-    for where in ("~", "/tmp", "/var/tmp"):
-        ssh(lab, "node0", "echo mine > %s/file" % where)
-        assert ssh(lab, "node1", "cat %s/file 2>&1 || true" % where).endswith("No such file or directory")
-    lab.node(0).start(["sleep", "1717"])
-    wait_until(lambda: "sleep 1717" in ssh(lab, "node0", "ps ax"), "the process is there")
-
+    for where in ("/home/ada", "/tmp", "/var/tmp", "/dev/shm", "/run/lock"):
+        assert lab.node(0).run(["sh", "-c", 'echo mine >"$0/file"', where]).returncode == 0
+        assert lab.node(1).run(["cat", where + "/file"]).stderr.endswith("No such file or directory\n")
     assert lab.node(0).read("/home/ada/file") == "mine\n"
-    assert "sleep 1717" not in ssh(lab, "node1", "ps ax")
+
+    words = ["sh", "-c", "echo $$; exec sleep 1717"]
+    sleeping = lab.node(0).start(words, stdout=subprocess.PIPE)
+    assert sleeping.stdout is not None
+    inner = int(sleeping.stdout.readline())
+    assert [len(commands(host)) for host in lab.nodes] == [1, 0]
+    assert lab.node(0).process(inner).parent() == psutil.Process(sleeping.pid)
+
     for file in ("/proc/sys/kernel/random/boot_id", "/etc/machine-id", "/etc/hostname"):
-        assert (
-            len({ssh(lab, name, "cat " + file) for name in ("node0", "node1")} | {Path(file).read_text()})
-            == 3
-        )
-    assert [len(ssh(lab, host.name, "nvidia-smi -L").splitlines()) for host in lab.nodes] == [8, 1]
-    assert "not found" in ssh(lab, "node1", "/usr/bin/env nvidia-smi-of-the-client 2>&1 || echo not found")
+        assert len({*(host.root("cat", file) for host in lab.nodes), Path(file).read_text()}) == 3
+    assert [len(host.root("nvidia-smi", "-L").splitlines()) for host in lab.nodes] == [8, 1]
 
 
 def test_this_machines_own_files_cannot_be_written(make_lab: MakeLab) -> None:
@@ -120,7 +128,6 @@ def test_a_cut_between_two_machines_leaves_the_others(make_lab: MakeLab) -> None
     lab.cut("client", "node1")
 
     assert "timed out" in refusal(lab, "node1")
-    assert lab.node(0).run(["sh", "-c", "exec 3<>/dev/tcp/node1/22"]).returncode != 0  # sh has no /dev/tcp
     banner = lab.node(0).run(["bash", "-c", "read -r line </dev/tcp/node1/22; echo $line"])
     assert banner.stdout.startswith("SSH-2.0-OpenSSH")
     lab.reboot("node1")
@@ -142,7 +149,7 @@ def test_a_reboot_keeps_the_disk_and_nothing_else(make_lab: MakeLab) -> None:
 
     assert ssh(lab, "node0", "cat file /var/tmp/file") == "kept\nkept"
     assert ssh(lab, "node0", "cat /proc/sys/kernel/random/boot_id") != boot_id
-    assert "1717" not in ssh(lab, "node0", "ps ax")
+    assert commands(lab.node(0)) == []
     assert talking.poll() is None  # nobody told it
     assert talking.stdin is not None
     talking.stdin.write("are you there?\n")
@@ -209,6 +216,91 @@ def test_homes_can_be_full_read_only_or_shared(make_lab: MakeLab) -> None:
     lab.node(1).remount_home("ro")
     assert "Read-only" in ssh(lab, "node1", "touch file 2>&1 || true")
     assert ssh(lab, "node0", "./program; touch file") == "ran"
+
+
+def test_a_person_at_a_terminal_is_asked_and_can_interrupt(make_lab: MakeLab) -> None:
+    lab = make_lab(1, known_hosts=False, traits={"node0": Traits(sshd={"PasswordAuthentication": "yes"})})
+    (lab.client.home / ".ssh" / "id_ed25519").unlink()
+    ssh_there = lab.client.terminal(["ssh", "node0", "tty; echo in; sleep 1717"])
+    ssh_there.expect("continue connecting (yes/no/[fingerprint])? ")
+    ssh_there.type("yes\r")
+    ssh_there.expect("password: ")
+    ssh_there.type(PASSWORD + "\r")
+    ssh_there.expect("in\r\n")
+    assert PASSWORD not in ssh_there.screen
+    ssh_there.type(CTRL_C)
+
+    assert ssh_there.wait() in (130, 255)
+
+
+def test_ssh_can_give_a_terminal_there(make_lab: MakeLab) -> None:
+    lab = make_lab(1)
+    assert ssh(lab, "node0", "tty || true") == "not a tty"
+    assert lab.client.run(["ssh", "-tt", "node0", "tty"]).stdout == "/dev/pts/0\r\n"
+
+
+def test_signals_reach_the_program_itself(make_lab: MakeLab) -> None:
+    lab = make_lab(1)
+    words = ["sh", "-c", "trap 'echo interrupted; exit 7' INT; echo ready; while :; do sleep 0.01; done"]
+    program = lab.node(0).start(words, stdout=subprocess.PIPE)
+    assert program.stdout is not None and program.stdout.readline() == "ready\n"
+    program.send_signal(signal.SIGINT)
+
+    assert program.stdout.readline() == "interrupted\n"
+    assert program.wait(10) == 7
+
+
+def test_a_command_that_hangs_is_ended_with_all_that_it_started(make_lab: MakeLab) -> None:
+    lab = make_lab(1)
+    with pytest.raises(subprocess.TimeoutExpired):
+        lab.node(0).run(["sh", "-c", "sleep 1717 & sleep 1717"], timeout=0.5)
+    wait_until(
+        lambda: not [p for p in lab.node(0).processes() if p.name() == "sleep" and p.uids().real], "gone"
+    )
+
+
+def test_cron_starts_jobs_at_boot(make_lab: MakeLab) -> None:
+    lab = make_lab(1)
+    done = lab.client.run(["ssh", "node0", "crontab -"], input="@reboot echo started >~/started\n")
+    assert done.returncode == 0, done
+    lab.reboot("node0")
+    started = lab.node(0).home / "started"
+    wait_until(lambda: started.exists() and started.read_text(), "the job ran", evidence=lab.evidence)
+
+
+def test_another_host_key_is_noticed(make_lab: MakeLab) -> None:
+    lab = make_lab(1)
+    known = lab.node(0).host_key
+    lab.node(0).new_host_key()
+    lab.restart_sshd("node0")
+
+    assert lab.node(0).host_key != known
+    assert "REMOTE HOST IDENTIFICATION HAS CHANGED" in refusal(lab, "node0")
+
+
+def test_nvidia_smi_answers_as_on_a_real_machine(make_lab: MakeLab) -> None:
+    node = make_lab(1, gpus=2).node(0)
+
+    def asked(*words: str) -> tuple[int, list[str]]:
+        done = node.run(["nvidia-smi", *words])
+        return done.returncode, done.stdout.splitlines()
+
+    _, listed = asked("--query-gpu=index,uuid,name", "--format=csv,noheader")
+    uuids = [line.split(", ")[1] for line in listed]
+    assert listed == ["%d, %s, NVIDIA H100 80GB HBM3" % pair for pair in enumerate(uuids)]
+    assert len(set(uuids)) == 2 and all(uuid.startswith("GPU-") for uuid in uuids)
+    assert asked("-L")[1][1] == "GPU 1: NVIDIA H100 80GB HBM3 (UUID: %s)" % uuids[1]
+    apps = ["--query-compute-apps=gpu_uuid,pid,used_memory,process_name", "--format=csv,noheader,nounits"]
+    assert asked(*apps) == (0, [])
+    node.uses_gpu(1, 4242, 500)
+    assert asked(*apps) == (0, [uuids[1] + ", 4242, 500, python"])
+    assert asked("--query-gpu=memory.used", "--format=csv") == (0, ["memory.used", "0 MiB", "500 MiB"])
+    assert asked("--query-gpu=colour", "--format=csv")[0] == 2
+
+    node.gpus(2, "fails")
+    assert asked("-L")[0] == 9
+    node.gpus(0)
+    assert asked("-L") == (6, ["No devices were found"])
 
 
 def test_nothing_is_left_of_a_lab(make_lab: MakeLab) -> None:
