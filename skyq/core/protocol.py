@@ -26,7 +26,7 @@ nothing ran (why tells). over lets a step's leftovers end: its job is over.
 
 A spec: script (the user's text), env (the whole environment), cwd ("" for ~/sky_workdir), log (path,
 or "" for the run directory), grace (seconds between TERM and KILL), linger (leftovers live until
-`over`), hold (wait for `go` when all is ready; without one within HOLD seconds nothing ever starts), tail
+`over`), hold (wait for `go` when all is ready; without one in so many seconds it never starts), tail
 ({from, sizes}: its log is wanted from an offset on: the bytes, or with `sizes` only how long it is).
 
 hello tells which steps this node still has something of: what the head doesn't know of, it stops. tail asks

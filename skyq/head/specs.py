@@ -20,6 +20,7 @@ from skyq.store.store import Store
 
 GRACE = 30.0  # seconds between TERM and KILL at a cancel; SkyPilot's
 LONGEST_GRACE = 86400  # seconds
+HOLD = 60.0  # seconds that a prepared step waits for the word to go; the dispatcher gives up before that
 
 
 def stored(task: Task, cwd: str = "") -> str:
@@ -169,7 +170,7 @@ def step_spec(cluster: Cluster, job: Job, step: str, spec: Message) -> Message:
         "log": "" if node.reach else log_path(cluster, job, step),
         "grace": spec["grace"],
         "linger": kind == "setup" or len(grants) > 1,
-        "hold": in_two_stages(job, nodes),
+        "hold": HOLD if in_two_stages(job, nodes) else 0.0,
     }
 
 

@@ -28,7 +28,6 @@ RECORD_SIZE = 512  # bytes: one disk sector, more than any record has
 CLEANUP = 2.0  # seconds that an engine's processes get between the KILL of their containers and their own
 KILL_AGAIN = 0.05  # seconds between two rounds of KILL: a fork may win one round
 FULL = 1024 * 1024  # bytes free, below which a disk is full for most purposes
-HOLD = 60.0  # seconds that a prepared step waits for the word to go; the head gives up before that
 FULL_DISK = 1.0  # seconds between two tries to write the exit record
 OOM_SCORE = 200  # of 1000: under memory pressure the kernel takes the job before its shim
 
@@ -207,11 +206,11 @@ class _Shim:
         if agent >= 0:
             os.write(agent, b"!")
             os.close(agent)
-        deadline = time.monotonic() + HOLD
+        deadline = time.monotonic() + self.spec["hold"]
         while True:
             found = signal.sigtimedwait(WORDS, max(0.0, deadline - time.monotonic()))
             if found is None:
-                _note(self.run, "the word to go did not come within %d s" % HOLD)
+                _note(self.run, "the word to go did not come within %d s" % self.spec["hold"])
                 return False
             if found.si_signo == signal.SIGTERM:
                 return False

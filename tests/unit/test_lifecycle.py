@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skyq.core.lifecycle import ASKED, EXITED, GONE, LIVE, Course, Phase, Verdict, next_verdict
+from skyq.core.lifecycle import ASKED, EXITED, GONE, LIVE, PREPARED, Course, Phase, Verdict, next_verdict
 from skyq.core.protocol import UNKNOWN
 from skyq.core.states import FINAL, PENDING, RUNNING, SETTING_UP
 
 SETUP, RUN = "setup-0", "run-0"
 SHIM_KILLED = "exit status unknown: its shim was killed"
 
-asked, live = Phase(ASKED), Phase(LIVE)
+asked, prepared, live = Phase(ASKED), Phase(PREPARED), Phase(LIVE)
 
 
 def exited(code: int = 0, stopped: bool = False) -> Phase:
@@ -70,6 +70,24 @@ def test_run_starts_when_setups_script_is_over(setup: Phase) -> None:
 
 def test_all_ranks_start_together() -> None:
     assert running(None, None, None) == Verdict(start=("run-0", "run-1", "run-2"))
+
+
+def test_nobody_goes_before_all_are_ready() -> None:
+    assert running(prepared, asked) == Verdict()
+    assert running(prepared, None) == Verdict(start=("run-1",))
+    assert running(prepared, prepared) == Verdict(go=("run-0", "run-1"))
+    assert running(prepared, live) == Verdict(go=("run-0",))
+
+
+def test_setups_go_together_too() -> None:
+    course = Course(SETTING_UP, ["setup-0", "setup-1"], [RUN])
+    assert next_verdict(course, {"setup-0": prepared, "setup-1": asked}) == Verdict()
+    assert next_verdict(course, {"setup-0": prepared, "setup-1": prepared}).go == ("setup-0", "setup-1")
+
+
+def test_who_can_not_get_ready_sends_the_whole_gang_back_to_wait() -> None:
+    assert running(prepared, unstarted()) == Verdict(stop=("run-0",))
+    assert running(gone(UNKNOWN, stopped=True), unstarted()).state == PENDING
 
 
 def test_a_gang_ends_when_its_last_rank_does() -> None:
@@ -200,7 +218,7 @@ def test_a_shim_lost_during_a_cancel_is_still_told() -> None:
 class World:
     """Nodes that do what they are told, at moments that the history chooses."""
 
-    def __init__(self, setups: int, ranks: int) -> None:
+    def __init__(self, setups: int, ranks: int, held: bool) -> None:
         self.setups = ["setup-%d" % number for number in range(setups)]
         self.runs = ["run-%d" % rank for rank in range(ranks)]
         self.state = SETTING_UP if setups else RUNNING
@@ -208,6 +226,8 @@ class World:
         self.phases: dict[str, Phase] = {}
         self.asked: list[str] = []
         self.stopping: set[str] = set()
+        self.told_to_go: set[str] = set()
+        self.held = held
         self.over = False
         self.final: Verdict | None = None
 
@@ -219,6 +239,9 @@ class World:
             assert step not in self.stopping, "%s starts after its stop" % step
             self.asked.append(step)
             self.phases[step] = Phase()
+        for step in verdict.go:
+            assert step not in self.stopping, "%s goes after its stop" % step
+            self.told_to_go.add(step)
         for step in set(verdict.stop) - self.stopping:
             self.stopping.add(step)
             if step not in self.phases:
@@ -245,6 +268,8 @@ class World:
             return now._replace(at=GONE) if what == "gone" else now
         if what == "unstarted" and now.at == ASKED and not stopped:
             return unstarted()
+        if self.held and step not in self.told_to_go and not stopped:
+            return prepared
         if what == "lost":
             return lost()
         if what == "live":
@@ -253,13 +278,15 @@ class World:
 
     def comes_to_an_end(self) -> None:
         """From here on each node just does its duty."""
-        for _ in range(4 * (len(self.setups) + len(self.runs)) + 4):
+        for _ in range(5 * (len(self.setups) + len(self.runs)) + 4):
             self.tick()
             if self.final:
                 return
             for step in self.asked:
                 phase = self.phases[step]
-                if phase.at < EXITED:
+                if self.held and phase.at < PREPARED and step not in self.stopping:
+                    self.phases[step] = prepared
+                elif phase.at < EXITED and (not self.held or step in self.told_to_go | self.stopping):
                     self.phases[step] = exited(0, step in self.stopping)
                 elif phase.at == EXITED and self.over:
                     self.phases[step] = phase._replace(at=GONE)
@@ -273,11 +300,11 @@ EVENTS = st.tuples(
 )
 
 
-@given(st.integers(0, 2), st.integers(0, 3), st.lists(EVENTS, max_size=20))
+@given(st.integers(0, 2), st.integers(0, 3), st.booleans(), st.lists(EVENTS, max_size=20))
 def test_every_history_starts_each_step_once_and_comes_to_the_end_that_it_deserves(
-    setups: int, ranks: int, events: list[tuple[str, int, int]]
+    setups: int, ranks: int, held: bool, events: list[tuple[str, int, int]]
 ) -> None:
-    world = World(setups or not ranks, ranks)
+    world = World(setups or not ranks, ranks, held)
     for event in events:
         world.tick()
         if world.final:
@@ -296,6 +323,7 @@ def test_every_history_starts_each_step_once_and_comes_to_the_end_that_it_deserv
     assert not any(step in world.asked for step in world.runs) or all(
         phases[step].code == 0 for step in world.setups
     ), "it ran after a setup that failed"
+    assert state != PENDING or not held or not world.told_to_go & {step for step in phases if "run" in step}
     assert state != "SUCCEEDED" or well
     assert state != "CANCELLED" or world.cancel
     assert state == "SUCCEEDED" or not (world.runs and well)
