@@ -188,7 +188,7 @@ class Host:
         terminal = Terminal()
         self._terminals.append(terminal)
         words = ["setsid", "--ctty", *argv]
-        ends = {"stdin": terminal.slave, "stdout": terminal.slave, "stderr": terminal.slave}
+        ends: dict[str, Any] = {"stdin": terminal.slave, "stdout": terminal.slave, "stderr": terminal.slave}
         terminal.holds(self.start(words, env={"TERM": "xterm", **(env or {})}, **ends))
         return terminal
 
