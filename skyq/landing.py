@@ -59,6 +59,7 @@ def facts() -> Dict[str, Any]:
         "hostname": os.uname()[1],
         "user": account(os.getuid()),
         "root": root(),
+        "usual": root() == os.path.abspath(os.path.expanduser("~/.skyq")),
         "builds": builds,
         "ssh": os.environ.get("SSH_CONNECTION", ""),
         "claim": claim(),

@@ -29,7 +29,7 @@ LAYERS = {
 }
 """What each layer may import besides itself: less than the picture allows node, which needs no more."""
 
-ENTRY = {"__init__", "__main__", "boot", "entry", "folders", "program", "pythons", "unpack"}
+ENTRY = {"__init__", "__main__", "boot", "entry", "folders", "landing", "program", "pythons", "unpack"}
 """The way from the file to the command line: no layer."""
 ENTRY_IMPORTS = {"core", "cli"}
 STARTS_AGAIN = {"head.wake", "head.launcher"}
@@ -152,7 +152,7 @@ def test_what_runs_on_a_node_is_the_standard_library() -> None:
 
 def node_files() -> list[Path]:
     """What a node's Python reads: its own modules, what they import, and the way in."""
-    needed = {*set().union(*map(closure, modules("node"))), *ENTRY, "cli.internal", "cli.main"}
+    needed = {*set().union(*map(closure, modules("node"))), *ENTRY, "cli.internal", "cli.main", "cli.setup", "head.launcher"}
     return [(ROOT / "skyq" / module.replace(".", "/")).with_suffix(".py") for module in sorted(needed)]
 
 

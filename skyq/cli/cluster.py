@@ -1,9 +1,14 @@
-"""From a cluster's name to its head. `local` is this machine, and always there."""
+"""From a cluster's name to its head: on this machine, or on another one, over SSH.
+
+`local` is this machine, and always there. The state of others lies where their head is: here, if this machine
+is the head, else where this machine's records, the inventory or the hosts' claims say.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 
 from skyq.core.errors import HostClaimed, InventoryError, SkyqError
 from skyq.core.model import Device, Node
@@ -11,20 +16,44 @@ from skyq.core.paths import ClaimDir, Home
 from skyq.head.head import Head
 from skyq.store.place import home_root, make_private, state_home
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from skyq.client.contact import Place
+    from skyq.client.heads import Agent, Client
+    from skyq.core.inventory import Host, Pool
+    from skyq.transport.ssh import Session
+
 LOCAL = "local"
+SKYPILOTS = "~/.sky/ssh_node_pools.yaml"
+"""SkyPilot's inventory, read as it is."""
+
+
+# Here.
+
+
+def here(name: str) -> bool:
+    """Whether the cluster's head is this machine."""
+    return name == LOCAL or os.path.exists(state_home().cluster(name).database)
 
 
 def open_head(name: str, refresh: bool = True) -> Head:
-    """The head of a cluster, with its nodes as they are now. SkyqError if there is no such cluster.
+    """The head of a cluster that is here, with its nodes as they are now. SkyqError if it isn't.
 
     Without `refresh` nodes may be as they were: for who doesn't need them, or can't have them.
     """
-    if name != LOCAL:
+    if not here(name):
         from skyq.core.logtext import plain
 
-        raise SkyqError(
-            "Cluster '%s' does not exist. This version knows the cluster 'local': this machine." % plain(name)
-        )
+        raise SkyqError("Cluster '%s' does not exist on this machine." % plain(name))
+    home = _own_state()
+    head = Head(home.cluster(name), name)
+    if refresh and name == LOCAL:
+        _refresh_node(head)
+    return head
+
+
+def _own_state() -> Home:
+    """The folder for this machine's clusters: there, and private."""
     make_private(home_root())
     home = state_home()
     if home.root != home_root():
@@ -32,10 +61,7 @@ def open_head(name: str, refresh: bool = True) -> Head:
             _tell_where(home)
             make_private(os.path.dirname(home.root))  # in /var/tmp, where anybody could have made it first
         make_private(home.root)
-    head = Head(home.cluster(LOCAL), LOCAL)
-    if refresh:
-        _refresh_node(head)
-    return head
+    return home
 
 
 def _tell_where(home: Home) -> None:
@@ -49,8 +75,19 @@ def _tell_where(home: Home) -> None:
 
 
 def known() -> list[str]:
-    """The names of all clusters."""
-    return [LOCAL]
+    """The names of all clusters that this machine knows: local, those whose head it is, and others."""
+    from skyq.client import records
+
+    found = {name for name in _names(state_home().clusters) if here(name)}
+    found.update(records.names(Home(home_root())))
+    return [LOCAL, *sorted(found - {LOCAL})]
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
 
 
 def check_claim(head: Head) -> None:
@@ -65,6 +102,121 @@ def check_claim(head: Head) -> None:
 def claim_dir() -> ClaimDir:
     """Where this machine's claim is: a place that all accounts see and that outlives a reboot."""
     return ClaimDir(os.environ.get("SKYQ_CLAIM_DIR", "/var/tmp"))
+
+
+# Elsewhere.
+
+
+def agent_stream(name: str, create: bool, accept_new: bool = False, quiet: bool = False) -> Agent:
+    """skyq's agent on the head of a cluster that isn't here: an open stream, which greets first.
+
+    With `create` the cluster is made from the pool of its name if it isn't there. `accept_new`: host keys
+    that nobody knows are pinned without a question. Raises SkyqError: heads.Unknown where there is no such
+    cluster, heads.Gone (at the first read) where its head knows nothing of it any more, Unreachable.
+    """
+    from skyq.client import heads
+
+    return heads.open_agent(_client(accept_new, quiet), name, create)
+
+
+def end_remote(name: str, accept_new: bool = False) -> list[str]:
+    """After its head has ended the queue: free the cluster's hosts and forget it. Returns what stays."""
+    from skyq.client import heads
+
+    return heads.end(_client(accept_new, quiet=False), name)
+
+
+def _client(accept_new: bool, quiet: bool) -> Client:
+    from skyq import program
+    from skyq.client.heads import Client
+    from skyq.client.slices import Whole
+    from skyq.transport.login import Keyring
+    from skyq.transport.trust import Trust
+
+    home, asks = Home(home_root()), _terminal()
+    trust = Trust(home, _ask if asks else None, accept_new)
+    keyring = Keyring(_ask_secret if asks else None)
+
+    def dial(host: Host, via: Session | None) -> Session:
+        from skyq.transport.hosts import resolve
+        from skyq.transport.ssh import connect
+
+        return connect(resolve(host), trust, via, keyring)
+
+    def tell(line: str) -> None:
+        if not quiet:
+            print(_dim(line), file=sys.stderr, flush=True)
+
+    def show(cluster: str, places: tuple[Place, ...]) -> None:
+        if not quiet:
+            print(_shown(cluster, places), file=sys.stderr, flush=True)
+
+    return Client(home, pools(), dial, Whole(program.archive(), home.wheels, tell), tell, show)
+
+
+def _dim(line: str) -> str:
+    from skyq.cli.render import Style
+    from skyq.core.logtext import plain
+
+    return Style.of(sys.stderr.isatty(), os.environ).dim(plain(line))
+
+
+def _shown(cluster: str, places: tuple[Place, ...]) -> str:
+    """What became of each host of the pool."""
+    from skyq.cli.render import table
+
+    taken = sum(bool(place.role) for place in places)
+    rows = [(place.name, place.role or "not taken", place.text.replace("\n", " ")) for place in places]
+    title = "Cluster %s: %d of %d hosts" % (cluster, taken, len(places))
+    return title + "\n" + table(("HOST", "ROLE", ""), rows)
+
+
+def _terminal() -> bool:
+    """Whether there is somebody to ask: standard input may well be a task file."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+        return True
+    except OSError:
+        return False
+
+
+def _ask(question: str) -> bool:
+    with open("/dev/tty", "r+b", buffering=0) as terminal:
+        while True:
+            terminal.write((question + " [y/N]: ").encode())
+            answer = terminal.readline().strip().lower()
+            if answer in (b"y", b"yes", b"n", b"no", b""):
+                return answer.startswith(b"y")
+
+
+def _ask_secret(prompt: str) -> str | None:
+    from getpass import getpass
+
+    try:
+        return getpass(prompt)  # on /dev/tty
+    except EOFError:
+        return None
+
+
+def pools() -> dict[str, Pool]:
+    """The pools of the inventory, and those of SkyPilot's that it doesn't name. Raises InventoryError."""
+    own = _pools(Home(home_root()).inventory)
+    return {**_pools(os.path.expanduser(SKYPILOTS)), **own}
+
+
+def _pools(path: str) -> dict[str, Pool]:
+    if not os.path.exists(path):
+        return {}
+    from skyq.core.inventory import load_inventory
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            return load_inventory(file.read(), path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InventoryError("%s can't be read: %s" % (path, error)) from None
+
+
+# This machine as a node of `local`.
 
 
 def _refresh_node(head: Head) -> None:
@@ -98,17 +250,9 @@ def local_node(home: Home) -> Node:
     """This machine: as the inventory declares it, the rest as found."""
     from skyq.node import probe
 
-    declared = None
-    if os.path.exists(home.inventory):
-        from skyq.core.inventory import load_inventory
-
-        try:
-            with open(home.inventory, encoding="utf-8") as file:
-                pools = load_inventory(file.read(), home.inventory)
-        except (OSError, UnicodeDecodeError) as error:
-            raise InventoryError("%s can't be read: %s" % (home.inventory, error)) from None
-        _tell([note for pool in pools.values() for note in pool.notes])
-        declared = pools[LOCAL].hosts[0] if LOCAL in pools else None
+    found = _pools(home.inventory)
+    _tell([note for pool in found.values() for note in pool.notes])
+    declared = found[LOCAL].hosts[0] if LOCAL in found else None
     if declared is not None and declared.accelerators is not None:
         names = [name for name, count in declared.accelerators.items() for _ in range(count)]
         devices = tuple(Device(index, name) for index, name in enumerate(names))

@@ -148,7 +148,20 @@ def _found(message: Message) -> Message:
     """Become the head, unless this is one already; nobody else's turn until this conversation ends."""
     from skyq.head import founding
 
+    _have_libraries()
     return founding.begin(message["cluster"], message["pool"])
+
+
+def _have_libraries() -> None:
+    """Under this very Python: another one would start anew, and know nothing of this conversation."""
+    from skyq import folders, program, unpack
+
+    try:
+        if program.DEPS:
+            unpack.libraries(program.archive(), program.DEPS, folders.tag())
+    except unpack.NotHeld as error:
+        raise SkyqError("skyq there has no libraries for %s: %s" % (folders.tag(), error)) from None
+    program.need_libraries()
 
 
 def _join(message: Message) -> Message:

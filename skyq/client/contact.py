@@ -20,6 +20,7 @@ from skyq.client.slices import Slice, Whole
 from skyq.core.errors import HostClaimed, SkyqError, Unreachable
 from skyq.core.inventory import Host, Pool
 from skyq.core.keylines import DEFAULT_LAUNCHER
+from skyq.core.paths import Home
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -283,7 +284,7 @@ class _Making:
         for guest in self.party.present:
             claim = guest.claim
             if claim and not guest.is_of(self.name):
-                guest.refuse(HostClaimed(_claimed(guest.name, claim)))
+                guest.refuse(HostClaimed(claimed(guest.name, claim)))
 
     # What becomes of it.
 
@@ -292,10 +293,12 @@ class _Making:
         self.party.tell("%s is the head: sending skyq there" % head.name)
         try:
             self.party.become(head, as_head=True)
+            self.state = head.ask("found", cluster=self.name, pool=self.pool.name)
+            if self.state["nodes"]:
+                return
+            self._claim(head, self.state["state_dir"])
             head.facts = head.ask("facts", devices=head.host.accelerators is None)
             self.launchers[head.facts["token"]] = head.ask("launcher", libraries=True)["launcher"]
-            self.state = head.ask("found", cluster=self.name, pool=self.pool.name)
-            self._claim(head, self.state["state_dir"])
         except SkyqError as error:
             raise type(error)(_named(head, error)) from None
 
@@ -305,7 +308,9 @@ class _Making:
         names = set(self.state["nodes"])
         hosts = [guest.host for guest in self.party.guests if guest.name in names and guest is not head]
         self.party.tell("Cluster %s is there: its head is %s" % (self.name, head.name))
-        return self._hand_over(tuple(hosts), ())
+        launcher = DEFAULT_LAUNCHER if head.found["usual"] else Home(head.found["root"]).launcher
+        remote = self._remote(tuple(hosts), launcher, newest_there(head))
+        return self._hand_over(remote, ())
 
     def _settle_workers(self) -> None:
         workers = [guest for guest in self.party.present if guest is not self.head]
@@ -370,14 +375,17 @@ class _Making:
             role = "" if guest.trouble else "head" if guest is self.head else "worker"
             places.append(Place(guest.name, role, guest.trouble or _has(guest)))
         workers = [guest.host for guest in self.party.present if guest is not self.head]
-        return self._hand_over(tuple(workers), tuple(places))
+        launcher = self.launchers[self.head.facts["token"]]
+        newer = _newest(self.head.found["builds"], above=__version__)
+        version = newest_there(self.head) if newer else __version__
+        return self._hand_over(self._remote(tuple(workers), launcher, version), tuple(places))
 
-    def _hand_over(self, workers: tuple[Host, ...], places: tuple[Place, ...]) -> Made:
+    def _remote(self, workers: tuple[Host, ...], launcher: str, version: str) -> Remote:
+        return Remote(self.name, self.state["id"], self.pool.name, self.head.host, workers, launcher, version)
+
+    def _hand_over(self, remote: Remote, places: tuple[Place, ...]) -> Made:
+        """Keep the connection to the head, and no other."""
         head = self.head
-        launcher = self.launchers.get(head.facts.get("token", ""), DEFAULT_LAUNCHER)
-        remote = Remote(
-            self.name, self.state["id"], self.pool.name, head.host, workers, launcher, _version_there(head)
-        )
         session = head.session
         assert session and head.landing
         head.landing.close()
@@ -390,7 +398,8 @@ def _is_head(guest: Guest, cluster: str) -> bool:
     return guest.is_of(cluster) and bool(guest.claim.get("headed"))
 
 
-def _claimed(name: str, claim: Facts) -> str:
+def claimed(name: str, claim: Facts) -> str:
+    """Whose a host is."""
     text = "%s: it belongs to cluster '%s' of %s (head: %s). Submit there, or end that cluster first."
     return text % (name, claim.get("cluster", "?"), claim.get("owner"), claim.get("head", "?"))
 
@@ -417,10 +426,9 @@ def _version(found: Facts) -> str:
     return ".".join(map(str, found["python"]))
 
 
-def _version_there(guest: Guest) -> str:
-    """Of the skyq that it became."""
-    newer = _newest(guest.found["builds"], above=__version__)
-    match = _BUILD.fullmatch(newer)
+def newest_there(guest: Guest) -> str:
+    """The version of the newest skyq that was there; this one's where there was none."""
+    match = _BUILD.fullmatch(_newest(guest.found["builds"], above="0"))
     return match[1] if match else __version__
 
 
@@ -461,7 +469,7 @@ def _worker(guest: Guest) -> Facts:
     return {
         **_about(guest),
         "user": guest.found["user"],
-        "host_keys": guest.session.host_keys,
+        "host_keys": [guest.session.host_keys],
         "at": list(dict.fromkeys(usable)),
     }
 
@@ -483,3 +491,50 @@ def _step_back(guest: Guest, cluster: str, cluster_id: str) -> None:
         guest.ask("leave", cluster=cluster, id=cluster_id)
     except SkyqError:
         pass  # the trouble that it is told for came first
+
+
+# Later contacts. The first guest is the head.
+
+
+def upgrade(party: Party) -> tuple[str, list[str]]:
+    """Have this version everywhere. Returns the head's launcher, and what could not be done.
+
+    Raises SkyqError when the head can't have it.
+    """
+    head = party.guests[0]
+    party.each(party.arrive)
+    if head.trouble:
+        raise SkyqError(head.trouble)
+    party.arrive_through(head)
+    homes: dict[str, str] = {}
+
+    def renew(guest: Guest) -> None:
+        try:
+            party.become(guest, as_head=guest is head)
+            token = guest.ask("facts", devices=False)["token"]
+            if token not in homes:  # the head's is written first, and has more in it
+                homes[token] = guest.ask("launcher", libraries=guest is head)["launcher"]
+        except SkyqError as error:
+            raise SkyqError(_named(guest, error)) from None
+
+    renew(head)
+    party.each(renew, [guest for guest in party.present if guest is not head])
+    return next(iter(homes.values())), [guest.trouble for guest in party.guests if guest.trouble]
+
+
+def free(party: Party, guests: Sequence[Guest], cluster: str, cluster_id: str) -> list[str]:
+    """End the hosts' part in a cluster. Returns what could not be done.
+
+    `cluster_id`: "" for what their claims say.
+    """
+
+    def part(guest: Guest) -> None:
+        try:
+            party.become(guest, as_head=False)
+            its_id = cluster_id or str(guest.claim.get("id"))
+            guest.ask("leave", cluster=cluster, id=its_id, end=True)
+        except SkyqError as error:
+            raise SkyqError(_named(guest, error)) from None
+
+    party.each(part, guests)
+    return [guest.trouble for guest in party.guests if guest.trouble]

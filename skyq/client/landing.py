@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import pkgutil
+import re
 import time
 import zlib
 from collections.abc import Mapping
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 FIRST_WORD = 45.0  # seconds until a machine has logged us in and started Python
 PATIENCE = 180.0  # seconds for one request: nvidia-smi, a slow disk, another client that founds the cluster
 SILENCE = 30.0  # seconds without a word, after which it is gone; it says one every 5
-LANDING = "skyq-landing 1 "
+LANDING, NO_PYTHON = "skyq-landing 1 ", "skyq-no-python"
 NOISE_LIMIT = 256 * 1024  # bytes that its shell may say before
 NEWEST_PYTHON = 14  # of the 3.x that skyq's libraries are built for
 
@@ -43,7 +44,7 @@ _SCRIPT = (
     'for v in "(3,10) <= v < (3,%(beyond)d)" "(3,8) <= v"; do for p in %(pythons)s; do '
     'command -v "$p" >/dev/null 2>&1 && '
     '"$p" -I -S -c "%(check)s" </dev/null >/dev/null 2>&1 && exec "$p" -I -S -c "%(read)s"; '
-    "done; done; echo skyq-no-python; (python3 --version || python --version) 2>&1"
+    "done; done; echo %(none)s; (python3 --version || python --version) 2>&1"
 )
 
 
@@ -58,6 +59,7 @@ def shell_line(size: int) -> str:
         "beyond": NEWEST_PYTHON + 1,
         "pythons": " ".join(["python3", *known]),
         "check": _CHECK,
+        "none": NO_PYTHON,
         "read": _READ % (size, size),
     }
     return "/bin/sh -c '%s'" % script
@@ -93,7 +95,7 @@ class Landing:
         return self._word()
 
     def become(self, build: Slice | str, compressed: bool = True) -> None:
-        """Be this skyq: sent now, or by the name of a file that is there. Raises Unfit where that can't be."""
+        """Be this skyq: sent now, or the name of a file that is there. Raises Unfit where that can't be."""
         if isinstance(build, str):
             order: dict[str, object] = {"name": build, "size": 0}
             body = b""
@@ -151,7 +153,7 @@ class Landing:
             if end >= 0:
                 line, self.buffer = self.buffer[at + len(word) : end], self.buffer[end + 1 :]
                 return self._checked(line)
-            if b"skyq-no-python\n" in self.buffer.replace(b"\r\n", b"\n"):
+            if NO_PYTHON.encode() in self.buffer:
                 raise Unfit(self._no_python())
             if len(self.buffer) > NOISE_LIMIT:
                 raise Unfit("%s: its shell says too much before anything can start there." % self.name)
@@ -172,8 +174,8 @@ class Landing:
                 self.buffer += self._read(time.monotonic() + 5.0)
         except SkyqError:
             pass
-        said = last_words(self.buffer.decode("utf-8", "replace").partition("skyq-no-python")[2])
-        what = "its %s is too old" % said if said.startswith("Python") else "there is no python3"
+        said = re.search(r"Python [\d.]+", self.buffer.decode("utf-8", "replace").partition(NO_PYTHON)[2])
+        what = "its %s is too old" % said[0] if said else "there is no python3"
         return "%s: %s. skyq needs Python 3.8 or newer there, 3.10 on the head (apt install python3)." % (
             self.name,
             what,

@@ -1,4 +1,4 @@
-"""What this machine remembers of clusters whose head is another one: where it is, how skyq is started there."""
+"""What this machine remembers of clusters elsewhere: where the head is, and how skyq is started there."""
 
 from __future__ import annotations
 

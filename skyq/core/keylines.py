@@ -3,7 +3,7 @@ r"""The text of a user's authorized_keys: the lines by which clusters' heads rea
 Bytes, because the other lines stay as they are, whatever they are. Ours comes first, where a last line
 without its newline does no harm. It is known again by its last word, which names the cluster and its id:
 
-    restrict,command="/bin/sh -c 'exec /bin/sh \"$HOME/.skyq/bin/skyq\" _node @lab'" ssh-ed25519 AA… skyq:lab:3f
+    restrict,command="/bin/sh -c 'exec /bin/sh \"$HOME/.skyq/bin/skyq\" _node @lab'" ssh-ed25519 … skyq:lab:3f
 
 What sshd lets such a key do is that command, and nothing else: no shell, no files, no forwarding.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 
 _LINES = re.compile(rb"[^\n]*\n|[^\n]+")
-_HARMLESS = re.compile(r"[\w./+,:@%-]+")
+_HARMLESS = re.compile(r"[\w./+,:@%-]+", re.ASCII)
 DEFAULT_LAUNCHER = "~/.skyq/bin/skyq"
 
 
@@ -21,11 +21,11 @@ class NoLine(Exception):
     """The command can't be written as a line; the text says why."""
 
 
-def shell_line(launcher: str, words: str) -> str:
+def shell_line(launcher: str, words: str, missing: str = "") -> str:
     """What starts skyq's launcher, for any login shell: sh, csh, fish. `words` are harmless. Raises NoLine.
 
     `launcher`: its path, or DEFAULT_LAUNCHER, which each account finds in its own home. It is given to sh, as
-    a home may be mounted so that nothing in it can be executed.
+    a home may be mounted so that nothing in it can be executed. `missing`: the word to say if it isn't there.
     """
     if launcher == DEFAULT_LAUNCHER:
         path = "$HOME" + launcher[1:]
@@ -33,7 +33,8 @@ def shell_line(launcher: str, words: str) -> str:
         path = launcher
     else:
         raise NoLine("%s holds characters that mean something to a shell" % launcher)
-    return "/bin/sh -c 'exec /bin/sh \"%s\" %s'" % (path, words)
+    first = 'test -e "%s" || echo %s; ' % (path, missing) if missing else ""
+    return "/bin/sh -c '%sexec /bin/sh \"%s\" %s'" % (first, path, words)
 
 
 def marker(cluster: str, cluster_id: str) -> str:
