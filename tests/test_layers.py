@@ -47,7 +47,15 @@ IMPURE = {
     "shutil",
     "tempfile",
 }
-ONLY_IN = {"fabric": "transport", "sqlite3": "store", "filelock": "store.lock"}
+ONLY_IN = {
+    "fabric": "transport",
+    "paramiko": "transport",
+    "cryptography": "transport",
+    "sqlite3": "store",
+    "filelock": "store.lock",
+}
+HEAVY = {"transport.opening", "transport.login"}
+"""They import fabric or paramiko as they are loaded; all others only once a connection is opened."""
 NODE_PYTHON = (3, 8)
 
 MODULES = {
@@ -128,6 +136,26 @@ def test_one_place_imports_it(library: str) -> None:
             assert (module + ".").startswith(ONLY_IN[library] + "."), module
 
 
+def loaded_with(tree: ast.Module) -> set[str]:
+    """What a module imports as it is loaded, by the first word: not in functions, not for types only."""
+    found = [each for each in tree.body if isinstance(each, (ast.Import, ast.ImportFrom))]
+    return {name.partition(".")[0] for each in found for name in imports(each)}
+
+
+def loads(tree: ast.Module) -> set[str]:
+    """The modules of skyq that come along as it is loaded."""
+    found = [each for each in tree.body if isinstance(each, ast.ImportFrom)]
+    named = {name for each in found for name in own(each)}
+    return {name for each in named for name in (each, each.rpartition(".")[0]) if name in MODULES}
+
+
+def test_only_a_connection_loads_the_libraries_of_ssh() -> None:
+    for module, tree in MODULES.items():
+        heavy = bool(loaded_with(tree) & {"fabric", "paramiko", "cryptography"})
+        assert heavy == (module in HEAVY), module
+        assert module in HEAVY or not loads(tree) & HEAVY, module
+
+
 def test_core_touches_nothing() -> None:
     for module in modules("core"):
         used = {name for name in imports(MODULES[module]) if name.partition(".")[0] in IMPURE}
@@ -152,7 +180,14 @@ def test_what_runs_on_a_node_is_the_standard_library() -> None:
 
 def node_files() -> list[Path]:
     """What a node's Python reads: its own modules, what they import, and the way in."""
-    needed = {*set().union(*map(closure, modules("node"))), *ENTRY, "cli.internal", "cli.main", "cli.setup", "head.launcher"}
+    needed = {
+        *set().union(*map(closure, modules("node"))),
+        *ENTRY,
+        "cli.internal",
+        "cli.main",
+        "cli.setup",
+        "head.launcher",
+    }
     return [(ROOT / "skyq" / module.replace(".", "/")).with_suffix(".py") for module in sorted(needed)]
 
 
