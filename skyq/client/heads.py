@@ -161,7 +161,11 @@ def _found(client: Client, name: str) -> Remote:
 def _hosts_of(pools: Mapping[str, Pool], first: str) -> list[Host]:
     """All hosts, once each, those of the pool of that name before the others."""
     ordered = sorted(pools.values(), key=lambda pool: pool.name != first)
-    return list({(host.ip, host.port): host for pool in ordered for host in reversed(pool.hosts)}.values())
+    found: dict[tuple[str, int | None], Host] = {}
+    for pool in ordered:
+        for host in pool.hosts:
+            found.setdefault((host.ip, host.port), host)
+    return list(found.values())
 
 
 def _seen(client: Client, party: Party, name: str) -> Remote:
