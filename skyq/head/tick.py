@@ -13,6 +13,7 @@ from skyq.core import schedule, states
 from skyq.core.lifecycle import Verdict
 from skyq.core.model import Job, Node, Snapshot
 from skyq.head.board import Board
+from skyq.head.links import CONNECTING
 from skyq.head.pulls import Pulls
 from skyq.store.store import OwedLog, Store
 
@@ -94,7 +95,11 @@ def _plan(store: Store, board: Board, nodes: Tuple[Node, ...], acts: Acts) -> No
     """Start what fits now."""
     if not board.waiting:
         return
-    snapshot = Snapshot(nodes, tuple(board.holding.values()), tuple(board.waiting.values()))
+    waiting = tuple(board.waiting.values())
+    if any(node.unusable == CONNECTING for node in nodes):
+        # A setup is for every node; those that can't be had are left out, but not those that soon can.
+        waiting = tuple(job for job in waiting if not board.jobs[job.id].has_setup)
+    snapshot = Snapshot(nodes, tuple(board.holding.values()), waiting)
     for start in schedule.plan(snapshot, time.monotonic()).starts:
         job = board.jobs[start.job]
         to = states.SETTING_UP if job.has_setup else states.RUNNING

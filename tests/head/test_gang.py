@@ -1,0 +1,170 @@
+"""Jobs on several nodes: all ranks or none, also when a node or the dispatcher is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from skyq.head.head import Head
+from tests.head.gang import Cluster
+from tests.waiting import wait_until
+
+Make = Callable[..., Cluster]
+
+
+def until(cluster: Cluster, name: str) -> str:
+    """A shell line that lasts until that file is there."""
+    return "until [ -e %s/%s ]; do sleep 0.02; done" % (cluster.root, name)
+
+
+def test_every_rank_has_its_number_its_devices_and_the_same_addresses(make: Make) -> None:
+    cluster = make(3)
+    say = "echo $SKYPILOT_NODE_RANK of $SKYPILOT_NUM_NODES $CUDA_VISIBLE_DEVICES $SKYPILOT_NODE_IPS"
+    job = cluster.submit(say, nodes=2, gpus=4)
+    cluster.wait(job, "SUCCEEDED")
+    assert cluster.log(job, "run-0") == b"0 of 2 0,1,2,3 10.0.0.0 10.0.0.1\n"
+    assert cluster.log(job, "run-1") == b"1 of 2 0,1,2,3 10.0.0.0 10.0.0.1\n"
+
+
+def test_the_failure_of_one_rank_ends_the_others_after_their_words_are_out(make: Make) -> None:
+    cluster = make(3)
+    job = cluster.submit("echo hi; [ $SKYPILOT_NODE_RANK = 1 ] && exit 7; sleep 600", nodes=3)
+    ended = cluster.wait(job, "FAILED")
+    assert ended.exit_codes[1] == 7 and ended.reason.startswith("rank 1")
+    assert [cluster.log(job, "run-%d" % rank) for rank in range(3)] == [b"hi\n"] * 3
+    assert not [p for p in cluster.processes() if "sleep" in p.name()]
+
+
+def test_who_can_not_start_a_rank_holds_up_nobody(make: Make) -> None:
+    """The gang is sent back before any rank ran, and starts without that node."""
+    cluster = make(3)
+    os.makedirs(cluster.run_dir(1, "torn", "run-1").alive)  # what should be a lock is a folder
+    job = cluster.submit("echo $SKYPILOT_NODE_RANK >> %s/ran" % cluster.root, nodes=2, uuid="torn")
+    ended = cluster.wait(job, "SUCCEEDED")
+    assert [grant.node for grant in ended.grants] == ["node0", "node2"] and ended.attempt == 2
+    assert sorted((cluster.root / "ran").read_text().split()) == ["0", "1"]
+
+
+def test_a_gang_that_waits_for_an_unreachable_node_to_get_ready_starts_elsewhere(make: Make) -> None:
+    cluster = make(3)
+    first = cluster.submit("true", nodes=3)
+    cluster.wait(first, "SUCCEEDED")
+    agent = cluster.agents(1)[0]
+    agent.send_signal(signal.SIGSTOP)
+    job = cluster.submit("echo $SKYPILOT_NODE_RANK >> %s/ran" % cluster.root, nodes=2)
+    cluster.wait(job, "RUNNING")
+    cluster.cut(1)
+    ended = cluster.wait(job, "SUCCEEDED")
+    assert [grant.node for grant in ended.grants] == ["node0", "node2"]
+    assert sorted((cluster.root / "ran").read_text().split()) == ["0", "1"]
+
+
+def test_a_job_on_an_unreachable_node_is_held_and_gets_its_real_result(make: Make) -> None:
+    cluster = make(2, lost_after=1.0, gpus=2)
+    keep = cluster.submit(until(cluster, "keep"), gpus=2)
+    job = cluster.submit("%s; echo done; exit 9" % until(cluster, "go"), gpus=2)
+    wait_until(lambda: cluster.job(job).pids, "it runs", evidence=cluster.evidence)
+    cluster.cut(1)
+    wait_until(lambda: "unreachable since" in (cluster.store.get("trouble")), "it is seen")
+    (cluster.root / "go").touch()
+    exit_record = cluster.run_dir(1, job, "run-0").exit
+    wait_until(lambda: os.path.exists(exit_record), "it ends while nobody sees it")
+    (cluster.root / "keep").touch()
+    cluster.wait(keep, "SUCCEEDED")
+    assert cluster.job(job).state == "RUNNING"
+    cluster.heal(1)
+    assert cluster.wait(job, "FAILED").exit_codes == (9,)
+    wait_until(lambda: cluster.log(job, "run-0") == b"done\n", "its log is whole", evidence=cluster.evidence)
+
+
+def test_a_gang_fails_when_one_of_its_nodes_is_lost_and_leaves_nothing_there(make: Make) -> None:
+    cluster = make(3, lost_after=1.0)
+    job = cluster.submit("echo $$ >> %s/pids; sleep 600" % cluster.root, nodes=3, gpus=8)
+    pids = cluster.root / "pids"
+    wait_until(lambda: pids.exists() and len(pids.read_text().split()) == 3, "all ranks run")
+    cluster.cut(2)
+    ended = cluster.wait(job, "FAILED_DRIVER")
+    assert "node2" in ended.reason and "unreachable since" in ended.reason
+    alive = [pid for pid in pids.read_text().split() if os.path.exists("/proc/" + pid)]
+    assert len(alive) == 1, "the lost node's rank can't be reached"
+
+    after = cluster.submit("[ ! -e /proc/%s ]" % alive[0], nodes=3, gpus=8)
+    cluster.heal(2)
+    cluster.wait(after, "SUCCEEDED")
+
+
+def test_other_jobs_go_on_and_the_lost_node_is_skipped(make: Make) -> None:
+    cluster = make(3)
+    cluster.wait(cluster.submit("true", nodes=3), "SUCCEEDED")
+    cluster.cut(1)
+    wait_until(lambda: "node1" in cluster.store.get("trouble"), "it is seen")
+    job = cluster.submit("true", nodes=2, gpus=8)
+    assert [grant.node for grant in cluster.wait(job, "SUCCEEDED").grants] == ["node0", "node2"]
+
+
+def test_jobs_do_not_notice_the_death_of_the_dispatcher(make: Make) -> None:
+    cluster = make(3)
+    script = "echo $SKYPILOT_NODE_RANK >> %s/ran; seq 20000; %s; echo end"
+    job = cluster.submit(script % (cluster.root, until(cluster, "go")), nodes=3)
+    wait_until(lambda: len(cluster.job(job).pids) == 3, "all run", evidence=cluster.evidence)
+    cluster.kill_dispatcher()
+    (cluster.root / "go").touch()
+    cluster.start()
+    cluster.wait(job, "SUCCEEDED")
+    whole = b"".join(b"%d\n" % number for number in range(1, 20001)) + b"end\n"
+    for rank in range(3):
+        wait_until(lambda rank=rank: cluster.log(job, "run-%d" % rank) == whole, "rank %d's log" % rank)
+    assert sorted((cluster.root / "ran").read_text().split()) == ["0", "1", "2"]
+
+
+def test_a_log_that_is_owed_still_comes_after_the_dispatcher_died(make: Make) -> None:
+    cluster = make(2, gpus=2)
+    cluster.submit(until(cluster, "never"), gpus=2)
+    job = cluster.submit("%s; seq 100000" % until(cluster, "go"), gpus=2)
+    wait_until(lambda: cluster.job(job).pids, "it runs", evidence=cluster.evidence)
+    cluster.kill_dispatcher()
+    (cluster.root / "go").touch()
+    wait_until(lambda: os.path.exists(cluster.run_dir(1, job, "run-0").exit), "it ends")
+    cluster.start()
+    cluster.wait(job, "SUCCEEDED")
+    whole = b"".join(b"%d\n" % number for number in range(1, 100001))
+    wait_until(lambda: cluster.log(job, "run-0") == whole, "its log", evidence=cluster.evidence)
+    wait_until(lambda: not cluster.store.owed_logs(), "nothing is owed", evidence=cluster.evidence)
+
+
+def test_setup_runs_on_every_node_and_a_failed_one_stops_the_job(make: Make) -> None:
+    cluster = make(3)
+    job = cluster.submit("echo run", setup="echo setup $SKYPILOT_SETUP_NODE_RANK")
+    cluster.wait(job, "SUCCEEDED")
+    assert [cluster.log(job, "setup-%d" % index) for index in range(3)] == [
+        b"setup %d\n" % index for index in range(3)
+    ]
+    bad = cluster.submit("echo run", setup="[ $SKYPILOT_SETUP_NODE_RANK != 2 ] || exit 5; sleep 0.1")
+    assert "5" in cluster.wait(bad, "FAILED_SETUP").reason
+    assert cluster.log(bad, "run-0") == b""
+
+
+def test_the_order_in_which_text_came_is_kept(make: Make) -> None:
+    cluster = make(2)
+    turn = "while [ ! -e %s/%d ]; do sleep 0.02; done; "
+    job = cluster.submit(
+        "if [ $SKYPILOT_NODE_RANK = 0 ]; then echo a; %s echo c; else %s echo b; fi"
+        % (turn % (cluster.root, 2), turn % (cluster.root, 1)),
+        nodes=2,
+    )
+    index = Path(Head(cluster.where, "lab").log_folder(cluster.job(job)), "run.idx")
+
+    def come(pieces: int) -> None:
+        wait_until(lambda: len(lines()) == pieces, "%d pieces came" % pieces, evidence=cluster.evidence)
+
+    def lines() -> list[str]:
+        return index.read_text().splitlines() if index.exists() else []
+
+    come(1)
+    (cluster.root / "1").touch()
+    come(2)
+    (cluster.root / "2").touch()
+    cluster.wait(job, "SUCCEEDED")
+    assert lines() == ["run-0 0 2", "run-1 0 2", "run-0 2 2"]
