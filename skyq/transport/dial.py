@@ -10,10 +10,11 @@ import socket
 import subprocess
 import threading
 import time
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from skyq.core.errors import Unreachable
 from skyq.transport.hosts import Target
+from skyq.transport.limits import Limit
 
 CONNECT_LIMIT = 10.0  # seconds
 NEXT_ADDRESS = 0.3  # seconds after which the next address of a name is tried, beside the first
@@ -33,23 +34,32 @@ class Wire(NamedTuple):
     peer: str
     """The address that was connected to; as it was given, where another host connected. Empty: not known."""
     proxy: Optional[Proxy] = None
+    carrier: Optional[Callable[[], None]] = None
+    """Cuts the session that a channel is one of."""
 
     def shut(self) -> None:
         """Wake whoever waits on it, in whichever thread. Never waits itself."""
-        if isinstance(self.sock, socket.socket):
+        if self.carrier is None:
             with contextlib.suppress(OSError):
                 self.sock.shutdown(socket.SHUT_RDWR)
         else:
-            # To close a channel is to write to the session that carries it, which may never end.
-            threading.Thread(target=self.sock.close, daemon=True).start()
+            # To close a channel is to write to the session that carries it, which may be dead.
+            threading.Thread(target=self._close_sock, daemon=True).start()
 
-    def close(self) -> None:
-        """Its end, and that of the ProxyCommand."""
-        self.shut()
-        if isinstance(self.sock, socket.socket):
-            self.sock.close()
+    def close(self, transport: Any = None) -> None:
+        """Its end, that of paramiko's transport on it, and that of the ProxyCommand."""
+        if self.carrier is None:
+            self.shut()  # or paramiko's thread wouldn't notice for a while
+        if transport is not None:
+            with Limit(CONNECT_LIMIT, self.carrier or self.shut):
+                transport.close()
+        self._close_sock()
         if self.proxy:
             self.proxy.close()
+
+    def _close_sock(self) -> None:
+        with Limit(CONNECT_LIMIT, self.carrier or self.shut), contextlib.suppress(OSError, EOFError):
+            self.sock.close()
 
 
 def dial(target: Target) -> Wire:
@@ -201,7 +211,6 @@ class Proxy:
                 stdin=end.fileno(),
                 stdout=end.fileno(),
                 stderr=theirs,
-                start_new_session=True,  # Ctrl-C is for skyq, which then closes the connection
             )
         except BaseException:
             os.close(self._said)

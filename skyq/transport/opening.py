@@ -108,8 +108,7 @@ class Opener:
         """After a failure: nothing stays open, and no thread of paramiko's either."""
         if self._transport:
             self._transport.packetizer.complete_handshake()  # its timer would hold up the process's end
-            self._transport.close()
-        self._wire.close()
+        self._wire.close(self._transport)
 
     @contextlib.contextmanager
     def translated(self) -> Iterator[None]:

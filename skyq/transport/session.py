@@ -6,7 +6,6 @@ paramiko waits for ever for a reply to exec, and for a dead peer to take bytes; 
 from __future__ import annotations
 
 import contextlib
-import socket
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Callable, Iterator, List, Optional
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
 OPEN_LIMIT = 15.0  # seconds until a program is started
 OPEN_AGAIN = 0.05  # seconds until a refused start is tried again
+OPEN_AGAIN_FOR = 5.0  # seconds
 WRITE_LIMIT = 20.0  # seconds in which the other side takes at least something
 END_LIMIT = 5.0  # seconds between the end of the output and the exit code
 PIECE = 32 * 1024  # bytes: the packet size of SSH
@@ -64,7 +64,7 @@ class Session:
         """
         from paramiko.ssh_exception import ChannelException, SSHException
 
-        give_up = time.monotonic() + OPEN_LIMIT
+        give_up = time.monotonic() + OPEN_AGAIN_FOR
         with Limit(OPEN_LIMIT, self.cut) as limit:
             while True:
                 try:
@@ -72,13 +72,20 @@ class Session:
                     channel.exec_command(command)
                     return SshStream(self, channel)
                 except ChannelException as error:
-                    # The one before may not quite have ended there.
-                    if time.monotonic() + 1 > give_up:
-                        raise self.lost(" (it refuses another session: %s)" % error) from None
+                    # The one before may not quite have ended there, and MaxSessions be 1.
+                    if time.monotonic() > give_up:
+                        raise self._wont(error) from None
                     time.sleep(OPEN_AGAIN)
                 except (SSHException, EOFError, OSError) as error:
-                    late = " (no answer within %d s)" % OPEN_LIMIT
-                    raise self.lost(late if limit.passed else " (%s)" % shown(error)) from None
+                    if limit.passed:
+                        raise self.lost(" (no answer within %d s)" % OPEN_LIMIT) from None
+                    raise self._wont(error) if self.transport.is_active() else self.lost() from None
+
+    def _wont(self, error: Exception) -> Unreachable:
+        return Unreachable(
+            "%s lets %s log in, but start no program: %s.\nTry: ssh %s true"
+            % (self.target.where, self.target.user, shown(error), self.target.name)
+        )
 
     def tunnel(self, target: Target) -> Wire:
         """A connection from this host to another."""
@@ -93,7 +100,7 @@ class Session:
             raise _no_tunnel(self, target, error) from None
         except (SSHException, EOFError, OSError) as error:
             raise self.lost(" (%s)" % shown(error)) from None
-        return Wire(channel, target.hostname)
+        return Wire(channel, target.hostname, carrier=self.cut)
 
     def lost(self, why: str = "") -> Unreachable:
         """What is raised when nothing comes any more."""
@@ -105,8 +112,7 @@ class Session:
 
     def close(self) -> None:
         """Leave the host, and the jump hosts on the way."""
-        self.transport.close()
-        self._wire.close()
+        self._wire.close(self.transport)
         for hop in reversed(self.hops):
             hop.close()
 
@@ -173,11 +179,13 @@ class SshStream:
         with Limit(WRITE_LIMIT, self._session.cut) as limit:
             try:
                 yield
-            except socket.timeout:  # paramiko's word for: its own limit, set by settimeout(), is reached
+            except TimeoutError:  # the limit of settimeout() is reached
                 if self._channel.gettimeout() == 0.0:
                     raise TimeoutError from None
                 raise self._session.lost(" (it takes nothing for %d s)" % WRITE_LIMIT) from None
             except (SSHException, EOFError, OSError) as error:
+                if not limit.passed and self._channel.closed and self._session.transport.is_active():
+                    self._check_sent(0)
                 why = "it takes nothing for %d s" % WRITE_LIMIT if limit.passed else shown(error)
                 raise self._session.lost(" (%s)" % why) from None
 
@@ -187,14 +195,22 @@ class SshStream:
         while rest:
             with self._limited():
                 sent = self._channel.send(rest[:PIECE])
-            if not sent or not self._session.transport.is_active():
-                raise self._session.lost()
+            self._check_sent(sent)
             rest = rest[sent:]
 
     def close(self) -> None:
         """See Stream."""
         with contextlib.suppress(Unreachable), self._limited():
             self._channel.close()
+
+    def _check_sent(self, sent: int) -> None:
+        """paramiko drops what is sent on a dead connection, and says that it was sent."""
+        if not self._session.transport.is_active():
+            raise self._session.lost()
+        if not sent:
+            raise Unreachable(
+                "The program on %s ended before it had read all." % self._session.target.where, "lost"
+            )
 
     def on_news(self, tell: Callable[[], None]) -> None:
         """From now on nothing waits: paramiko's thread calls `tell` when there is something to read."""
@@ -221,8 +237,7 @@ class SshStream:
                 sent: int = self._channel.send(data)
         except TimeoutError:
             return 0
-        if not sent or not self._session.transport.is_active():
-            raise self._session.lost()
+        self._check_sent(sent)
         return sent
 
     def end_input(self) -> None:

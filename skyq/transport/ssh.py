@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import time
-from typing import TYPE_CHECKING, List, Optional
+from typing import TYPE_CHECKING, Iterator, List, Optional
 
 from skyq.core.errors import Unreachable
 from skyq.transport import slots
@@ -68,50 +68,69 @@ def _close_all(sessions: List[Session]) -> None:
 def _with_patience(
     target: Target, trust: Trust, below: Optional[Session], keyring: Keyring, window: int
 ) -> Session:
-    """One host: again where its server drops connections, and after a question is answered."""
-    from skyq.transport.login import PASSWORD_KINDS, Login, NotLoggedIn
+    """One host: again where its server drops connections, and when somebody has been asked.
+
+    People are asked while no connection is open: sshd lets few wait, and not for long.
+    """
+    from skyq.transport.login import Login, NotLoggedIn
     from skyq.transport.opening import Dropped, open_session
 
-    give_up = time.monotonic() + RETRY_FOR
-    pause = RETRY_FIRST
+    pauses = _pauses(time.monotonic() + RETRY_FOR)
     password: Optional[str] = None
-    prompts = 0
+    prompts = PASSWORD_PROMPTS
     while True:
         try:
             with slots.slot(trust.handshakes, target.hostname, target.port):
                 return open_session(target, trust, below, Login(target, keyring, password), window)
         except UnknownKey as unknown:
-            # Asked with no connection open: it would occupy one of the few that sshd lets wait, or be closed.
             if not trust.accept(target, unknown):
                 raise
         except NotLoggedIn as error:
-            possible = not error.allowed or set(error.allowed) & set(PASSWORD_KINDS)
-            password = keyring.password(target, again=password is not None) if possible else None
-            prompts += 1
-            if password is None or prompts > PASSWORD_PROMPTS:
-                raise _refused(target, error) from None
+            if keyring.ask and error.locked and keyring.unlock(error.locked):
+                continue
+            if prompts and error.wants_password:
+                prompts -= 1
+                password = keyring.password(target, again=password is not None)
+                if password is not None:
+                    continue
+            raise refused(target, error) from None
         except Dropped as error:
-            if time.monotonic() + pause > give_up:
-                raise Unreachable(
-                    "%s closes each connection before anything is said (%s), for %d s now: its sshd is "
-                    "overloaded (MaxStartups) or doesn't want this address.\nTry: ssh %s"
-                    % (target.where, error, RETRY_FOR, target.name)
-                ) from None
-            time.sleep(pause * (0.5 + random.random()))
-            pause = min(pause * 2, RETRY_LAST)
+            if not next(pauses, False):
+                raise _dropped(target, error) from None
 
 
-def _refused(target: Target, error: NotLoggedIn) -> Unreachable:
+def _pauses(until: float) -> Iterator[bool]:
+    """Wait a moment, longer each time and never quite the same, as all that were dropped come again."""
+    pause = RETRY_FIRST
+    while time.monotonic() + pause < until:
+        time.sleep(pause * (0.5 + random.random()))
+        yield True
+        pause = min(pause * 2, RETRY_LAST)
+
+
+def _dropped(target: Target, error: Exception) -> Unreachable:
+    return Unreachable(
+        "%s closes each connection before anything is said (%s), for %d s now: its sshd is overloaded "
+        "(MaxStartups) or doesn't want this address.\nTry: ssh %s"
+        % (target.where, error, RETRY_FOR, target.name)
+    )
+
+
+def refused(target: Target, error: NotLoggedIn) -> Unreachable:
     """Nothing that we have is good enough for the server."""
     tried = "Tried: %s." % ", ".join(error.tried) if error.tried else "There was no key to try."
-    why = " It hung up after so many." if error.over and len(error.tried) > 1 else ""
-    own = next(iter(target.identities), "~/.ssh/id_ed25519")
-    hint = (
-        "Name the one key in ~/.ssh/config (IdentityFile, IdentitiesOnly yes)."
-        if why
-        else "Try: ssh %s. To install your key: ssh-copy-id -i %s %s" % (target.name, own, target.name)
-    )
-    notes = "".join(" " + note for note in error.notes)
-    return Unreachable(
-        "%s doesn't let %s log in. %s%s%s\n%s" % (target.where, target.user, tried, why, notes, hint), "auth"
-    )
+    locked = ["%s is locked by a passphrase: `ssh-add %s` first." % (path, path) for path in error.locked]
+    text = " ".join([tried, *error.notes, *locked])
+    if error.over:
+        hint = "Name the right key in ~/.ssh/config: IdentityFile, and IdentitiesOnly yes."
+        text += " Then the server hung up: too many keys."
+    elif error.wants_password or "publickey" in error.allowed:
+        own = next(iter(target.identities), "~/.ssh/id_ed25519")
+        hint = "Try: ssh %s. To install your key there: ssh-copy-id -i %s %s" % (
+            target.name,
+            own,
+            target.name,
+        )
+    else:
+        hint = "It takes nothing but %s, which skyq doesn't do." % ", ".join(error.allowed)
+    return Unreachable("%s doesn't let %s log in. %s\n%s" % (target.where, target.user, text, hint), "auth")
