@@ -1,0 +1,42 @@
+"""A checked Task as a message between two skyqs, which may be of different versions."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Tuple
+
+from skyq.core.errors import ProtocolError
+from skyq.core.model import Git, Request, Task
+from skyq.core.protocol import Message
+
+
+def packed(task: Task) -> Message:
+    """The task, its secrets too: this travels inside the connection and nowhere else."""
+    fields = task._asdict()
+    fields["alternatives"] = [request._asdict() for request in task.alternatives]
+    fields["git"] = task.git and task.git._asdict()
+    return fields
+
+
+def unpacked(message: Message) -> Task:
+    """The task again. What a newer side says beyond what is known here is left out.
+
+    Raises ProtocolError for what is no task.
+    """
+    try:
+        fields = _known(Task, message)
+        if "alternatives" in fields:
+            fields["alternatives"] = tuple(
+                Request(**_known(Request, each)) for each in fields["alternatives"]
+            )
+        if fields.get("git"):
+            fields["git"] = Git(**_known(Git, fields["git"]))
+        if "warnings" in fields:
+            fields["warnings"] = tuple(fields["warnings"])
+        return Task(**fields)
+    except (TypeError, AttributeError):
+        raise ProtocolError("The other side sent a task that is none.") from None
+
+
+def _known(record: Any, message: Message) -> Dict[str, Any]:
+    names: Tuple[str, ...] = record._fields
+    return {name: value for name, value in message.items() if name in names}
