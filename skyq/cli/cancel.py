@@ -7,7 +7,7 @@ import time
 from skyq.cli import cluster
 from skyq.cli.jobids import resolve
 from skyq.cli.parser import Parser, confirm
-from skyq.cli.submit import user
+from skyq.cli.user import user
 from skyq.core import states
 from skyq.core.errors import SkyqError, UsageError
 from skyq.head.head import Head
@@ -44,9 +44,13 @@ def main(words: list[str]) -> int:
     name, asked = rest[0], rest[1:]
     if asked and (found.all or found.all_users):
         raise UsageError("Cannot specify both --all and job IDs.")
+    if not cluster.here(name):
+        from skyq.cli import remote
+
+        return remote.run(name, "cancel", words)
+    head = cluster.open_head(name)
     if not asked and not (found.all or found.all_users):
         print("No job IDs or --all/--all-users provided; cancelling the latest running job.")
-    head = cluster.open_head(name)
     ids = resolve(head, asked, user(), lambda word: flags.error(_MEANS_NOTHING % word))
     question = "Cancelling %s on cluster(s): %s. Proceed?" % (_what(found, ids), name)
     if not found.yes and not confirm(question, default=True):

@@ -7,7 +7,7 @@ import time
 
 from skyq.cli import cluster
 from skyq.cli.parser import Parser, confirm
-from skyq.cli.sync import size_text
+from skyq.cli.progress import size_text
 from skyq.core.errors import SkyqError, UsageError
 
 _UNITS = {"m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -32,10 +32,15 @@ def parser() -> Parser:
 
 def main(words: list[str]) -> int:
     """Exit code 0."""
+    found = parser().read(words)
+    seconds(found.older)  # a slip is told of before anybody is asked
+    if not cluster.here(found.cluster):
+        from skyq.cli import remote
+
+        return remote.run(found.cluster, "clean", words)
+    head = cluster.open_head(found.cluster)
     from skyq.head import clean
 
-    found = parser().read(words)
-    head = cluster.open_head(found.cluster)
     left = clean.leftovers(head.store, head.where, time.time() - seconds(found.older), found.logs)
     if not left:
         print("Nothing to remove: no job that ended over %s ago left anything." % found.older)

@@ -199,9 +199,13 @@ def _ask_secret(prompt: str) -> str | None:
 
 
 def pools() -> dict[str, Pool]:
-    """The pools of the inventory, and those of SkyPilot's that it doesn't name. Raises InventoryError."""
-    own = _pools(Home(home_root()).inventory)
-    return {**_pools(os.path.expanduser(SKYPILOTS)), **own}
+    """The pools of the inventory, and those of SkyPilot's that it doesn't name. Raises InventoryError.
+
+    `local` is none: it tells of this machine.
+    """
+    found = {**_pools(os.path.expanduser(SKYPILOTS)), **_pools(Home(home_root()).inventory)}
+    found.pop(LOCAL, None)
+    return found
 
 
 def _pools(path: str) -> dict[str, Pool]:

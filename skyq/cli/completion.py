@@ -87,9 +87,9 @@ def _candidates(before: list[str], last: str) -> list[str]:
 
 def _jobs(name: str) -> list[str]:
     from skyq.cli import cluster
-    from skyq.cli.submit import user
+    from skyq.cli.user import user
 
-    if name not in cluster.known():
-        return []
+    if not cluster.here(name):
+        return []  # who completes a word doesn't wait for another machine
     jobs = cluster.open_head(name).jobs(user(), unfinished=False)
     return [str(job.id) for job in jobs] + sorted({job.name for job in jobs if job.name})

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 
 from skyq import __version__, folders, program
-from skyq.cli import cluster
+from skyq.cli import cluster, many
 from skyq.cli.parser import Parser
 from skyq.cli.render import Style
 from skyq.core import states
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
 GREEN = "32"
 WIDTH = 15  # columns of the names
+PATIENCE = 10.0  # seconds to find out which workers can be reached
 
 _EXAMPLES = """\
   skyq doctor
@@ -45,16 +45,23 @@ def parser() -> Parser:
 def main(words: list[str]) -> int:
     """Exit code 0 if all is well, else 1."""
     found = parser().read(words)
-    answers = {name: examine(name) for name in found.clusters or cluster.known()}
-    if found.output == "json":
-        print(json.dumps({name: [f._asdict() for f in all_] for name, all_ in answers.items()}, indent=2))
-    else:
-        style = Style.of(sys.stdout.isatty(), os.environ)
-        for name, all_ in answers.items():
-            print(style.bold("Cluster " + name))
-            for finding in all_:
-                print(_shown(finding, style))
-    return 0 if all(finding.ok for all_ in answers.values() for finding in all_) else 1
+    names = list(dict.fromkeys(found.clusters)) or cluster.known()
+    question = many.Question("doctor", ["-o", found.output], _show, _record, lambda name, error: str(error))
+    return many.ask(names, question, found.output == "json")
+
+
+def _record(name: str) -> tuple[object, int]:
+    all_ = examine(name)
+    return [finding._asdict() for finding in all_], int(not all(finding.ok for finding in all_))
+
+
+def _show(name: str) -> int:
+    all_ = examine(name)
+    style = Style.of(sys.stdout.isatty(), os.environ)
+    print(style.bold("Cluster " + name))
+    for finding in all_:
+        print(_shown(finding, style))
+    return int(not all(finding.ok for finding in all_))
 
 
 def _shown(finding: Finding, style: Style) -> str:
@@ -69,8 +76,6 @@ def _shown(finding: Finding, style: Style) -> str:
 def examine(name: str) -> list[Finding]:
     """Everything about one cluster. SkyqError if there is no such cluster."""
     found = [_python(), _file()]
-    if name not in cluster.known():
-        cluster.open_head(name)
     try:
         head = cluster.open_head(name, refresh=False)
     except SkyqError as error:
@@ -113,23 +118,43 @@ def _node(head: Head) -> list[Finding]:
 
     found = []
     try:
-        found.append(_devices())
+        found.append(_devices(head))
         found.append(checkup.device_use(_runs(head)))
     except SkyqError as error:
         what, _, todo = str(error).partition("\n")
         found.append(Finding("devices", False, what, todo))
-    return [*found, checkup.containment()]
+    return [*found, checkup.containment(), *_workers(head)]
 
 
-def _devices() -> Finding:
+def _workers(head: Head) -> list[Finding]:
+    """One for each other node."""
+    head.see_nodes(PATIENCE)
+    found = []
+    for node in head.nodes():
+        if node.reach is not None:
+            text = node.unusable or "answers; " + (_counted(node.devices) or "no devices")
+            todo = (
+                "Nothing new starts there until it answers; jobs that run there go on."
+                if node.unusable
+                else ""
+            )
+            found.append(Finding(node.name, not node.unusable, text, todo))
+    return found
+
+
+def _devices(head: Head) -> Finding:
     from skyq.node import probe
 
-    declared, there = cluster.local_node(Home(home_root())).devices, probe.devices()
+    is_local = head.cluster == cluster.LOCAL
+    node = cluster.local_node(Home(home_root())) if is_local else head.nodes()[0]
+    declared, there = node.devices, probe.devices()
     if not declared and not there:
         return Finding("devices", True, "none: there is no nvidia-smi that sees one, and none is declared")
     text = "%s: %s" % (_counted(declared), " ".join(str(device.index) for device in declared))
     if there and len(declared) > len(there):
-        todo = "Correct `accelerators` of `local` in %s." % short(Home(home_root()).inventory)
+        todo = "Correct `accelerators` in %s." % short(Home(home_root()).inventory)
+        if not is_local:
+            todo = "See what became of the others (nvidia-smi). Jobs that are given them fail."
         return Finding("devices", False, text + ", as declared; but nvidia-smi sees %d" % len(there), todo)
     return Finding("devices", True, text + ("" if there else ", as declared in pools.yaml"))
 

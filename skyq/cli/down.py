@@ -10,7 +10,7 @@ import time
 
 from skyq.cli import cluster
 from skyq.cli.parser import Parser, confirm
-from skyq.cli.sync import size_text
+from skyq.cli.progress import size_text
 from skyq.core.errors import SkyqError, UsageError
 from skyq.core.paths import ClusterDir
 from skyq.head import cron, launcher, teardown
@@ -54,18 +54,55 @@ def main(words: list[str]) -> int:
     if not found.clusters and not found.all:
         raise UsageError(_NO_NAME)
     names, unknown = _chosen(["*"] if found.all else found.clusters)
-    if not names:
+    elsewhere = [name for name in names if not _is_here(name)]
+    # A cluster that this machine has no record of may still be found by the claims of its hosts.
+    asked_for = [name for name in unknown if cluster.pools() and not set(name) & set("*?[")]
+    if not names and not asked_for:
         raise SkyqError("Cluster(s) not found (tip: see `skyq status`).")
     for word in unknown:
-        print("Cluster '%s' not found." % word, file=sys.stderr)
+        if word not in asked_for:
+            print("Cluster '%s' not found." % word, file=sys.stderr)
+    ended = _end_here([name for name in names if name not in elsewhere], found.yes, found.purge)
+    options = ["-y"] * found.yes + ["-p"] * found.purge
+    ended &= all([_end_elsewhere(name, options) for name in elsewhere + asked_for])
+    return int(set(unknown) != set(asked_for) or not ended)
+
+
+def _is_here(name: str) -> bool:
+    """Whether there is or was a cluster of that name on this machine."""
+    if name in ("", ".", "..") or "/" in name:
+        return False
+    return cluster.here(name) or os.path.isdir(state_home().cluster(name).root)
+
+
+def _end_here(names: list[str], yes: bool, purge: bool) -> bool:
+    """Whether all of them went, as a whole."""
     there = [name for name in names if os.path.isdir(state_home().cluster(name).root)]
     for name in names:
         if name not in there:
             print("Cluster %s has nothing to remove." % name)
-    if there and not found.yes:
+    if there and not yes:
         _ask(there)
-    ended = [_end(name, found.yes, found.purge) for name in there]
-    return int(bool(unknown) or not all(ended))
+    return all([_end(name, yes, purge) for name in there])
+
+
+def _end_elsewhere(name: str, options: list[str]) -> bool:
+    """On its head; then its hosts are freed, and it is forgotten here."""
+    from skyq.cli import remote
+    from skyq.client import heads
+
+    try:
+        if remote.run(name, "down", [name, *options]):
+            return False
+    except heads.Gone:
+        pass  # somebody else has ended it
+    except heads.Unknown as error:
+        print(error, file=sys.stderr)
+        return False
+    left = cluster.end_remote(name)
+    for text in left:
+        print(text, file=sys.stderr)
+    return not left
 
 
 def _ask(names: list[str]) -> None:
@@ -91,8 +128,10 @@ def _head(name: str) -> Head:
 
 def _chosen(patterns: list[str]) -> tuple[list[str], list[str]]:
     """The clusters meant, and the words that mean none."""
-    names = [name for name in cluster.known() if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
-    return names, [word for word in patterns if not fnmatch.filter(cluster.known(), word)]
+    known = cluster.known()
+    known += [word for word in patterns if word not in known and _is_here(word)]
+    names = [name for name in known if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
+    return names, [word for word in patterns if not fnmatch.filter(known, word)]
 
 
 def _take_back(names: list[str]) -> None:
@@ -119,13 +158,19 @@ def _end(name: str, yes: bool, purge: bool) -> bool:
         told = "can't be removed" if purge else "stays"
         size = size_text(sum(one.size for one in stays))
         print("What its jobs wrote %s: %s in %s" % (told, size, short(where.root)))
-        print("To remove that too: %s" % ("sudo rm -r " + where.root if purge else _again(name)))
+        print("To remove that too: %s" % _again(where, name, purge))
     if leftover:
         print(leftover, file=sys.stderr)
     return not leftover and not (stays and purge)
 
 
-def _again(name: str) -> str:
+def _again(where: ClusterDir, name: str, purge: bool) -> str:
+    from skyq.cli.remote import AT_HEAD
+
+    if purge:
+        return "sudo rm -r " + where.root
+    if os.environ.get(AT_HEAD):  # by then it isn't known any more where the user is
+        return "rm -r %s, on %s" % (where.root, os.uname().nodename)
     return "skyq down %s --purge" % name
 
 
@@ -160,7 +205,7 @@ def _end_jobs_and_queue(head: Head, purge: bool) -> str:
 
 def _end_jobs(head: Head) -> None:
     """See every job dead. Raises SkyqError when one lives on."""
-    from skyq.cli.submit import user
+    from skyq.cli.user import user
 
     ids = [job.id for job in head.jobs(None, unfinished=True)]
     if not ids:

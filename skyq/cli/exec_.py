@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from skyq.cli import cluster, taskargs
 from skyq.cli.parser import Parser, muted
 from skyq.core.errors import SkyqError
@@ -44,20 +46,17 @@ def main(words: list[str]) -> int:
     if task.run is None:
         what = "%s has no `run`. Add one, or use `skyq launch`." % entry[0]
         raise SkyqError("There is nothing to run: " + (what if entry[0].strip() else "the command is blank."))
-    if found.cluster and found.words and found.cluster not in cluster.known():
+    if found.cluster and found.words and not (name in cluster.known() or name in cluster.pools()):
         raise SkyqError(
             "Cluster '%s' does not exist.\nIf -c belongs to your command, put the command behind --." % name
         )
-    head = cluster.open_head(name)
-    from skyq.cli.submit import forecast, submit
+    from skyq.cli.submit import Order, give
 
-    if found.dryrun:
-        return forecast(head, task, name)
-    with muted(found.quiet):
-        job_id = submit(head, task, name, found)
-    if found.detach:
-        print(job_id if found.quiet else "")
-        return 0
-    from skyq.cli.stream import follow
+    return give(name, Order.of(task, found, launch=False), found.accept_new_host_keys)
 
-    return follow(head, job_id, quiet=found.quiet)
+
+def obey(words: list[str], order: dict[str, Any]) -> int:
+    """On the head: what `exec` on another machine has read."""
+    from skyq.cli import submit
+
+    return submit.obey(words, order)

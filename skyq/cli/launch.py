@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
+from typing import Any
 
 from skyq.cli import cluster, taskargs
 from skyq.cli.parser import Parser, muted
 from skyq.core.model import Request, Task
-from skyq.head.head import Head
 
 _EXAMPLES = """\
   skyq launch -c local task.yaml            setup, then run; follow the log
@@ -54,34 +52,16 @@ def main(words: list[str]) -> int:
         task = taskargs.read_task(found, entry, quoted, "launch") if entry else Task()
     if found.no_setup:
         task = taskargs.without_setup(task)
-    head = cluster.open_head(name)
-    if task.run is None and task.setup is None:
-        print("Run commands not specified or empty.")
-        return 0
-    if task.run is None:
+    if task.run is None and task.setup is not None:
         # A setup alone takes no device, and runs once on each node.
         task = task._replace(num_nodes=1, alternatives=(Request(),), cpus_shown="")
-    return _run(head, task, name, found)
+    from skyq.cli.submit import Order, give
+
+    return give(name, Order.of(task, found, launch=True), found.accept_new_host_keys)
 
 
-def _run(head: Head, task: Task, name: str, found: argparse.Namespace) -> int:
-    from skyq.cli.render import Style, useful_commands
-    from skyq.cli.submit import forecast, submit
+def obey(words: list[str], order: dict[str, Any]) -> int:
+    """On the head: what `launch` on another machine has read."""
+    from skyq.cli import submit
 
-    if found.dryrun:
-        return forecast(head, task, name)
-    style = Style.of(sys.stdout.isatty(), os.environ)
-    with muted(found.quiet):
-        job_id = submit(head, task, name, found)
-        if task.setup is not None:
-            print(style.finished("Setup detached."))
-    code = 0
-    if not found.detach:
-        from skyq.cli.stream import follow
-
-        code = follow(head, job_id, quiet=found.quiet)
-    elif found.quiet:
-        print(job_id)
-    if not found.quiet:
-        print(useful_commands(name, job_id, style))
-    return code
+    return submit.obey(words, order)

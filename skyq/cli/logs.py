@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
+from typing import Any
 
-from skyq.cli import cluster
+from skyq.cli import cluster, place
 from skyq.cli.jobids import resolve
 from skyq.cli.parser import Parser
 from skyq.cli.render import Style
-from skyq.cli.submit import user
+from skyq.cli.user import user
 from skyq.core import states
 from skyq.core.model import Job
 from skyq.head.head import Head
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from skyq.cli import fetch
 
 _MEANS_NOTHING = "Invalid job ID %s. Job ID must be integers. No job of yours has that name."
 DEFAULT_TAIL = 1000  # lines shown first when following
@@ -53,20 +57,32 @@ def main(words: list[str]) -> int:
         flags.error(
             "Both --sync_down and --status are specified (ambiguous). To fix: specify at most one of them."
         )
-    if found.sync_down:
-        return _fetch(name, ids)
-    if len(ids) > 1:
+    if len(ids) > 1 and not found.sync_down:
         flags.error(
             "Cannot stream logs of multiple jobs (IDs: %s).\n"
             "Pass -s/--sync-down to download the logs instead." % ", ".join(ids)
         )
+    if found.sync_down:
+        return _fetch(name, ids, words)
+    if not cluster.here(name):
+        from skyq.cli import remote
+
+        return remote.run(name, "logs", words)
     head = cluster.open_head(name)
     head.look()
-    resolved = resolve(head, ids, user(), lambda word: flags.error(_MEANS_NOTHING % word))
-    job = head.job(resolved[0]) if resolved else head.latest()
+    job = _asked_for(head, ids, flags)
     if found.status:
         return _status(name, ids, job)
-    return _show(head, name, ids, job, found)
+    return _show(head, ids, job, found)
+
+
+def _asked_for(head: Head, ids: list[str], flags: Parser) -> Job | None:
+    at = place.current()
+    if at.resumed:  # the latest job may be another one by now
+        job = head.job(at.job)
+        return job if job is not None and job.uuid == at.uuid else None
+    resolved = resolve(head, ids, user(), lambda word: flags.error(_MEANS_NOTHING % word))
+    return head.job(resolved[0]) if resolved else head.latest()
 
 
 def _status(name: str, ids: list[str], job: Job | None) -> int:
@@ -79,37 +95,35 @@ def _status(name: str, ids: list[str], job: Job | None) -> int:
     return states.EXIT_CODE[job.state]
 
 
-def _show(head: Head, name: str, ids: list[str], job: Job | None, found: argparse.Namespace) -> int:
+def _show(head: Head, ids: list[str], job: Job | None, found: argparse.Namespace) -> int:
     style = Style.of(sys.stdout.isatty(), os.environ)
     if job is None and not ids:
         print("Skip streaming logs as no job has been submitted.")
         return states.EXIT_NOT_FOUND
     if job is None:
-        print("Job %s not found (see `skyq queue %s -u`)." % (ids[0], name), file=sys.stderr)
+        print("Job %s not found (see `skyq queue %s -u`)." % (ids[0], head.cluster), file=sys.stderr)
         return states.EXIT_NOT_FOUND
-    which = "job %d" % job.id if ids else "the last job"
-    print(style.yellow("Tailing logs of %s on cluster '%s'..." % (which, name)), flush=True)
     from skyq.cli import stream
 
-    tail = found.tail
+    tail = DEFAULT_TAIL if found.tail is None and found.follow else found.tail or 0
+    at = place.current()
+    if at.reach(place.SUBMITTED):
+        at.job, at.uuid = job.id, job.uuid
+        which = "job %d" % job.id if ids else "the last job"
+        print(style.yellow("Tailing logs of %s on cluster '%s'..." % (which, head.cluster)))
+        at.keep()
+        if found.follow and found.tail is None and _longer_than(head, job, tail):
+            text = "Showing the last %d lines (default). Pass --tail 0 to print the entire log."
+            print(text % tail, file=sys.stderr)
     if found.follow:
-        if tail is None:
-            tail = DEFAULT_TAIL
-            if _longer_than(head, job, tail):
-                print(
-                    "Showing the last %d lines (default). Pass --tail 0 to print the entire log." % tail,
-                    file=sys.stderr,
-                )
         return stream.follow(head, job.id, max(tail, 0))
-    view = stream.View(head, job, sys.stdout.buffer, style.colour, sys.stdout.isatty())
-    if tail and tail > 0:
+    view = stream.JobView(head, job, sys.stdout.buffer, style)
+    if at.reach(place.STARTED) and tail > 0:
         view.skip_to_tail(tail)
-    while view.pump():
-        pass
-    view.finish()
+    view.all()
     if job.state not in states.FINAL:
         return 0
-    stream.print_end(job, style)
+    stream.print_end(job, head.nodes(), style)
     return states.EXIT_CODE[job.state]
 
 
@@ -125,8 +139,33 @@ def _longer_than(head: Head, job: Job, lines: int) -> bool:
     return count > lines
 
 
-def _fetch(name: str, asked: list[str]) -> int:
+def _fetch(name: str, asked: list[str], words: list[str]) -> int:
     """Copy job folders to ~/sky_logs/CLUSTER, with the merged log as run.log."""
+    from skyq.cli import fetch
+
+    down = fetch.Down(name)
+    try:
+        if not cluster.here(name):
+            from skyq.cli import remote
+
+            return remote.run(name, "logs", words, {}, take=down.take)
+        return _deliver(name, asked, down.take)
+    finally:
+        down.close()
+
+
+def obey(words: list[str], order: dict[str, Any]) -> int:
+    """On the head: the logs that another machine fetches. `words`: as typed there, `-s` among them."""
+    from skyq.cli import agent
+
+    found = parser().read(words)
+    given = found.words + (found.after or [])
+    return _deliver(given[0], given[1:], agent.tell)
+
+
+def _deliver(name: str, asked: list[str], say: fetch.Say) -> int:
+    from skyq.cli import fetch
+
     head = cluster.open_head(name)
     latest = head.latest()
     ids = resolve(head, asked, user(), lambda word: None)  # what means nothing is told below
@@ -135,25 +174,5 @@ def _fetch(name: str, asked: list[str]) -> int:
         jobs = [latest]
     if not jobs:
         print("No matching log directories found")
-        return 0
-    style = Style.of(sys.stdout.isatty(), os.environ)
-    print("Syncing down logs to local...")
-    for job in sorted(jobs, key=lambda found: found.id):
-        print(style.cyan("Job %d logs: %s" % (job.id, _copy(head, name, job))))
+    fetch.deliver(head, sorted(jobs, key=lambda job: job.id), say)
     return 0
-
-
-def _copy(head: Head, name: str, job: Job) -> str:
-    from skyq.cli import stream
-
-    source = head.log_folder(job)
-    target = os.path.join(os.path.expanduser("~/sky_logs"), name, os.path.basename(source))
-    os.makedirs(target, mode=0o700, exist_ok=True)
-    if os.path.isdir(source):
-        shutil.copytree(source, target, dirs_exist_ok=True)
-    with open(os.path.join(target, "run.log"), "wb") as file:
-        view = stream.View(head, job, file, colour=False, screen=False)
-        while view.pump():
-            pass
-        view.finish()
-    return target

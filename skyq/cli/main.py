@@ -12,9 +12,15 @@ from skyq.core.errors import SkyqError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-HIDDEN = {"_dispatcher": "internal", "_node": "internal", "_setup": "setup", "_agent": "agent", "tick": "tick"}
+HIDDEN = {
+    "_dispatcher": "internal",
+    "_node": "internal",
+    "_setup": "setup",
+    "_agent": "agent",
+    "tick": "tick",
+}
 ABORTED = 1
 
 _HELP = """Usage: skyq COMMAND [ARGS]...
@@ -46,21 +52,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     _standard_streams()
     os.umask(0o077)  # whatever is made here is for this account only; a job gets its own umask
     try:
-        return _run(words)
-    except SkyqError as error:
-        _complain(str(error))
-        return error.exit_code
-    except KeyboardInterrupt:
-        _complain("Aborted!")
-        return ABORTED
+        return guarded(lambda: _run(words))
     except BrokenPipeError:
         # Whoever read our output has seen enough; Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ABORTED
+
+
+def guarded(run: Callable[[], int]) -> int:
+    """What it returns, or the exit code of its error, which is told. A broken pipe is no error of its own."""
+    try:
+        return run()
+    except SkyqError as error:
+        complain(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        complain("Aborted!")
+        return ABORTED
+    except BrokenPipeError:
+        raise
     except Exception as error:
         if os.environ.get("SKYQ_DEBUG"):
             raise
-        _complain(_unexpected(error))
+        complain(_unexpected(error))
         return 1
 
 
@@ -112,7 +126,8 @@ def _unexpected(error: Exception) -> str:
     return "%s: %s\nThis is a mistake in skyq; SKYQ_DEBUG=1 shows where." % (type(error).__name__, error)
 
 
-def _complain(text: str) -> None:
+def complain(text: str) -> None:
+    """To standard error, made harmless; whoever can't hear it won't."""
     from re import sub
 
     from skyq.core.logtext import plain

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
 
-from skyq.cli import cluster
+from skyq.cli import cluster, many
 from skyq.cli.parser import Parser
-from skyq.cli.render import QueueRow, QueueView, Style, queue_json, queue_table
 from skyq.core.errors import SkyqError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from skyq.cli.render import QueueRow
 
 _EXAMPLES = """\
   skyq queue local            newest first; REASON tells why a job waits
@@ -36,31 +38,35 @@ def main(words: list[str]) -> int:
     """Exit code 0, or 1 if a cluster could not be asked."""
     found = parser().read(words)
     names = list(dict.fromkeys(found.clusters)) or cluster.known()
-    if found.output == "json":
-        answer = {name: _ask(name, found) for name in names}
-        print(json.dumps({name: queue_json(name, rows)[name] for name, rows in answer.items()}, indent=2))
-        return 0
+    options = ["-u"] * found.all_users + ["-s"] * found.skip_finished + ["-o", found.output]
+
+    def show(name: str) -> int:
+        return _show(name, _rows(name, found), found.all_users)
+
+    def record(name: str) -> tuple[object, int]:
+        from skyq.cli.render import queue_json
+
+        return queue_json(name, _rows(name, found))[name], 0
+
+    question = many.Question("queue", options, show, record, _failed, gap=True)
+    return many.ask(names, question, found.output == "json")
+
+
+def _show(name: str, rows: list[QueueRow], all_users: bool) -> int:
+    from skyq.cli.render import QueueView, Style, queue_table
+
     style = Style.of(sys.stdout.isatty(), os.environ)
-    view = QueueView(time.time(), found.all_users, os.path.expanduser("~"))
-    failed = 0
-    for number, name in enumerate(names):
-        try:
-            rows = _ask(name, found)
-        except SkyqError as error:
-            from skyq.core.logtext import plain
-
-            print(
-                style.yellow("Failed to get the job queue for cluster '%s'.\n  %s" % (plain(name), error)),
-                file=sys.stderr,
-            )
-            failed = 1
-            continue
-        print(("\n" if number else "") + queue_table(name, rows, view, style))
-    return failed
+    print(queue_table(name, rows, QueueView(time.time(), all_users, os.path.expanduser("~")), style))
+    return 0
 
 
-def _ask(name: str, found: argparse.Namespace) -> list[QueueRow]:
-    from skyq.cli.submit import user
+def _failed(name: str, error: SkyqError) -> str:
+    return "Failed to get the job queue for cluster '%s'.\n  %s" % (name, error)
+
+
+def _rows(name: str, found: argparse.Namespace) -> list[QueueRow]:
+    from skyq.cli.render import QueueRow
+    from skyq.cli.user import user
 
     head = cluster.open_head(name)
     head.look()

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 
-from skyq.cli import cluster
+from skyq.cli import cluster, many
 from skyq.cli.parser import Parser
 from skyq.cli.render import Style, nodes_json, nodes_table
 from skyq.core import states
-from skyq.core.errors import SkyqError
 from skyq.head.head import Head
+
+PATIENCE = 3.0  # seconds to find out which workers can be reached
 
 _EXAMPLES = """\
   skyq status            every cluster: nodes, devices in use and free, jobs
@@ -35,28 +35,26 @@ def main(words: list[str]) -> int:
     """Exit code 0, or 1 if a cluster could not be asked."""
     found = parser().read(words)
     names = list(dict.fromkeys(found.clusters)) or cluster.known()
-    answers: dict[str, object] = {}
-    failed = 0
-    for name in names:
-        try:
-            head = cluster.open_head(name)
-        except SkyqError as error:
-            print(error, file=sys.stderr)
-            failed = 1
-            continue
-        head.look()
-        if found.output == "json":
-            answers.update(nodes_json(name, head.nodes(), head.holding()))
-        else:
-            _show(name, head)
-    if found.output == "json":
-        print(json.dumps(answers, indent=2))
-    return failed
+    question = many.Question("status", ["-o", found.output], _show, _record, lambda name, error: str(error))
+    return many.ask(names, question, found.output == "json")
 
 
-def _show(name: str, head: Head) -> None:
+def _open(name: str) -> Head:
+    head = cluster.open_head(name)
+    head.see_nodes(PATIENCE)
+    return head
+
+
+def _record(name: str) -> tuple[object, int]:
+    head = _open(name)
+    return nodes_json(name, head.nodes(), head.holding())[name], 0
+
+
+def _show(name: str) -> int:
+    head = _open(name)
     style = Style.of(sys.stdout.isatty(), os.environ)
     holding = head.holding()
     waiting = sum(job.state in states.WAITING for job in head.jobs(None, unfinished=True))
     print(style.bold("Cluster " + name) + ": %d running, %d waiting" % (len(holding), waiting))
     print(nodes_table(head.nodes(), holding, style))
+    return 0

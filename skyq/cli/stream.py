@@ -3,116 +3,216 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
-from typing import BinaryIO
+from typing import BinaryIO, Callable, Mapping, Sequence
 
+from skyq.cli import place
+from skyq.cli.merged import Merged, tail_of
 from skyq.cli.parser import muted
 from skyq.cli.render import Style
 from skyq.core import states
-from skyq.core.logtext import Prefixer, Sanitiser, prefix, tail_offset
-from skyq.core.model import Job
+from skyq.core.logtext import Prefixer, Sanitiser, prefix
+from skyq.core.model import Job, Node
+from skyq.core.paths import host_word, run_index
+from skyq.head import specs
 from skyq.head.head import Head
 
-CHUNK = 1024 * 1024  # bytes
 EAGER = 2.0  # seconds after the last news in which the files are looked at often
 QUICK, SLOW = 0.01, 0.1  # seconds between two looks
 PID_WAIT = 0.5  # seconds that the first text waits for the pid in its prefix, which comes with a commit
 CARE = 2.0  # seconds between two looks whether the dispatcher, which may be killed, still works
+OWED = 10.0  # seconds without a byte of what a worker still owes of an ended job's log, until one leaves
 
 
 _STARTED = "Job started. Streaming logs... (Ctrl-C to exit log streaming; job will not be killed)"
 
 
 class View:
-    """The merged log of one job on one output."""
+    """Several logs as one on one output."""
 
-    def __init__(self, head: Head, job: Job, out: BinaryIO, colour: bool, screen: bool) -> None:
-        self.head = head
-        self.job = job
-        self.out = out
-        self.colour = colour
-        self.screen = screen
-        self.bare = False
-        """Whether lines come without a prefix."""
-        self.prefixer = Prefixer(redraw=screen)
-        self.offsets: dict[str, int] = {}
-        self.sanitisers: dict[str, Sanitiser] = {}
-        self.nameless: dict[str, float] = {}
-        """Step → since when its text waits for its pid; monotonic."""
+    def __init__(
+        self, logs: Merged, prefix: Callable[[str], bytes], out: BinaryIO, screen: bool, unfinished: str = ""
+    ) -> None:
+        """`prefix`: of a step. `screen`: harmless, for a terminal. `unfinished`: whose line is open there."""
+        self.logs = logs
+        self.prefix = prefix
+        self._out = out
+        self._screen = screen
+        self._prefixer = Prefixer(redraw=screen, unfinished=prefix(unfinished) if unfinished else None)
+        self._sanitisers: dict[str, Sanitiser] = {}
 
-    def pump(self, patient: bool = False) -> bool:
-        """Write what is new, at most a chunk of each step; whether there was any."""
-        found = False
-        for step, path in self.head.step_logs(self.job).items():
-            chunk = _read(path, self.offsets.get(step, 0))
-            if chunk and not (patient and self._pid_may_come(step)):
-                found = True
-                self.offsets[step] = self.offsets.get(step, 0) + len(chunk)
-                if self.screen:
-                    chunk = self.sanitisers.setdefault(step, Sanitiser()).feed(chunk)
-                self._write(self.prefixer.feed(self._prefix(step), chunk))
-        return found
+    def pump(self, ready: Callable[[str], bool] = lambda step: True) -> bool:
+        """Write what is new, a chunk at most; whether there was any."""
+        found = [(step, text) for step, text in self.logs.read(ready) if text]
+        out = []
+        for step, text in found:
+            if self._screen:
+                text = self._sanitisers.setdefault(step, Sanitiser()).feed(text)
+            out.append(self._prefixer.feed(self.prefix(step), text))
+        self._write(b"".join(out))
+        return bool(found)
 
     def finish(self) -> None:
         """End an open line."""
-        for step, sanitiser in self.sanitisers.items():
-            self._write(self.prefixer.feed(self._prefix(step), sanitiser.finish()))
-        self._write(self.prefixer.finish())
+        rests = [(step, sanitiser.finish()) for step, sanitiser in self._sanitisers.items()]
+        out = [self._prefixer.feed(self.prefix(step), rest) for step, rest in rests]
+        self._write(b"".join([*out, self._prefixer.finish()]))
 
-    def skip_to_tail(self, lines: int) -> None:
-        """Leave out all but the last lines, the latest step's first."""
-        for step, path in reversed(list(self.head.step_logs(self.job).items())):
-            try:
-                with open(path, "rb", buffering=0) as file:
-                    self.offsets[step], shown = _tail(file, lines)
-                    lines -= shown
-            except FileNotFoundError:
-                continue  # it hasn't started
+    def shown(self) -> dict[str, int]:
+        """Step → how much of its log another View need not show again."""
+        found = {}
+        for step, offset in self.logs.offsets.items():
+            held = self._prefixer.held_back(self.prefix(step))
+            if step in self._sanitisers:
+                held += self._sanitisers[step].held_back
+            found[step] = offset - held
+        return found
 
-    def _pid_may_come(self, step: str) -> bool:
-        if step in self.job.pids or self.job.state in states.FINAL:
-            return False
-        now = time.monotonic()
-        return now - self.nameless.setdefault(step, now) < PID_WAIT
-
-    def _prefix(self, step: str) -> bytes:
-        if self.bare:
-            return b""
-        return prefix(self.job.name, step, self.job.pids.get(step), colour=self.colour)
+    def unfinished(self) -> str:
+        """The step whose line is open; "" if none is."""
+        mark = self._prefixer.unfinished
+        steps = [step for step in self.logs.logs if mark is not None and self.prefix(step) == mark]
+        return steps[0] if steps else ""
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)
         while view:
-            view = view[self.out.write(view) :]
-        self.out.flush()
+            view = view[self._out.write(view) :]
+        self._out.flush()
+
+
+class Labels:
+    """What stands before the lines of a job's steps."""
+
+    def __init__(self, job: Job, nodes: Mapping[str, Node], colour: bool, bare: bool = False) -> None:
+        self._job = job
+        self._nodes = nodes
+        self._colour = colour
+        self._bare = bare
+        self._made: dict[str, bytes] = {}
+
+    def __call__(self, step: str) -> bytes:
+        """The prefix of one step."""
+        if step not in self._made:
+            self._made[step] = b"" if self._bare else self._make(step)
+        return self._made[step]
+
+    def _make(self, step: str) -> bytes:
+        host, ip = "", ""
+        node = self._nodes.get(specs.node_of(self._job, step, dict(self._nodes)))
+        if node is not None and len(self._nodes) > 1:
+            host, ip = host_word(node.index), node.ip
+        return prefix(self._job.name, step, self._job.pids.get(step), host, ip, self._colour)
+
+
+class JobView:
+    """The log of one job as it grows."""
+
+    def __init__(self, head: Head, job: Job, out: BinaryIO, style: Style, bare: bool = False) -> None:
+        """`bare`: lines come without a prefix."""
+        screen = sys.stdout.isatty() and out is sys.stdout.buffer
+        self.head = head
+        self.place = place.current()
+        self._colour, self._bare = style.colour, bare
+        self._nodes = {node.name: node for node in head.nodes()}
+        self._nameless: dict[str, float] = {}
+        """Step → since when its text waits for its pid; monotonic."""
+        self.logs = Merged(head.step_logs(job), run_index(head.log_folder(job)))
+        self.logs.offsets = dict(self.place.offsets)
+        self._job = job
+        self._view = View(self.logs, self._labels(job), out, screen, self.place.open)
+
+    @property
+    def job(self) -> Job:
+        """The job as it was when it was last looked at."""
+        return self._job
+
+    def see(self, job: Job) -> None:
+        """The job may have changed."""
+        if job.rev != self._job.rev:
+            self._job = job
+            self.logs.logs = self.head.step_logs(job)
+            self._view.prefix = self._labels(job)
+
+    def pump(self, patient: bool = False) -> bool:
+        """Write what is new, a chunk at most; whether there was any."""
+        found = self._view.pump(self._has_pid) if patient else self._view.pump()
+        if found:
+            self._keep()
+        return found
+
+    def finish(self) -> None:
+        """End an open line."""
+        self._view.finish()
+        self._keep()
+
+    def skip_to_tail(self, lines: int) -> None:
+        """Leave out all but the last lines."""
+        self.logs.skip_to_tail(lines)
+        self.place.offsets = dict(self.logs.offsets)
+
+    def all(self) -> None:
+        """Write all there is."""
+        while self.pump():
+            pass
+        self.finish()
+
+    def _keep(self) -> None:
+        if self.place.tell is not None:
+            self.place.offsets, self.place.open = self._view.shown(), self._view.unfinished()
+            self.place.keep()
+
+    def _labels(self, job: Job) -> Labels:
+        return Labels(job, self._nodes, self._colour, self._bare)
+
+    def _has_pid(self, step: str) -> bool:
+        """Whether what it wrote may be shown; the pid of its prefix is awaited for a moment."""
+        if step in self._job.pids or self._job.state in states.FINAL or not self._is_there(step):
+            return True
+        now = time.monotonic()
+        return now - self._nameless.setdefault(step, now) >= PID_WAIT
+
+    def _is_there(self, step: str) -> bool:
+        """Whether it has written anything."""
+        try:
+            return os.stat(self.logs.logs[step]).st_size > 0
+        except OSError:
+            return False
 
 
 def follow(head: Head, job_id: int, tail: int = 0, quiet: bool = False) -> int:
     """Stream until the job has ended; returns its exit code. `quiet`: what it wrote and nothing else."""
-    screen = sys.stdout.isatty()
-    style = Style.of(screen, os.environ)
+    style = Style.of(sys.stdout.isatty(), os.environ)
+    at = place.current()
     job = head.job(job_id)
     assert job is not None
     sys.stdout.flush()
     out = sys.stdout.buffer
     with muted(quiet):
         job = _wait_for_start(head, job, style)
-        view = View(head, job, out, style.colour, screen)
-        view.bare = quiet
         if job.grants:
-            print(style.last(_STARTED), flush=True)
-            if tail > 0:
-                view.skip_to_tail(tail)
+            view = JobView(head, job, out, style, bare=quiet)
+            if at.reach(place.STARTED):
+                print(style.last(_STARTED))
+                if tail > 0:
+                    view.skip_to_tail(tail)
+                at.keep()
             job = _stream(head, view)
-        print_end(job, style)
+        if at.reach(place.ENDED):
+            print_end(job, head.nodes(), style)
+            at.keep()
     return states.EXIT_CODE[job.state]
 
 
 def _wait_for_start(head: Head, job: Job, style: Style) -> Job:
-    nodes = "%d node%s" % (job.num_nodes, "s" if job.num_nodes > 1 else "")
-    print(style.branch("Waiting for task resources on %s." % nodes), flush=True)
-    began, said, pause = time.monotonic(), "", QUICK
+    at = place.current()
+    if at.reach(place.WAITING):
+        nodes = "%d node%s" % (job.num_nodes, "s" if job.num_nodes > 1 else "")
+        print(style.branch("Waiting for task resources on %s." % nodes))
+        at.keep()
+    began, pause = time.monotonic(), QUICK
     cared_at = began
     while job.state in states.WAITING:
         time.sleep(pause)
@@ -120,16 +220,17 @@ def _wait_for_start(head: Head, job: Job, style: Style) -> Job:
         if job.state in states.WAITING and time.monotonic() - began > 1.0:
             pause = SLOW
             why = head.reasons([job]).get(job.id, "")
-            if why != said:
-                print(style.dim("│   " + why), flush=True)
-                said = why
+            if why != at.said:
+                print(style.dim("│   " + why))
+                at.said = why
+                at.keep()
         if time.monotonic() - cared_at > CARE:
             head.look()
             cared_at = time.monotonic()
     return job
 
 
-def _stream(head: Head, view: View) -> Job:
+def _stream(head: Head, view: JobView) -> Job:
     news_at, looked_at, cared_at = time.monotonic(), 0.0, time.monotonic()
     while True:
         final = view.job.state in states.FINAL
@@ -140,33 +241,88 @@ def _stream(head: Head, view: View) -> Job:
             cared_at = now
         if found:
             news_at = now
-        elif final:
+        elif final and not _more_to_come(head, view.job, now - news_at):
             view.finish()
             return view.job
         if not final and now - looked_at > QUICK:
-            view.job = _again(head, view.job)
+            view.see(_again(head, view.job))
             looked_at = now
-        if not found and view.job.state not in states.FINAL:
+            if view.job.state in states.FINAL:
+                news_at = now
+                continue
+        if not found:
             time.sleep(QUICK if now - news_at < EAGER else SLOW)
 
 
-def print_end(job: Job, style: Style) -> None:
+def _more_to_come(head: Head, job: Job, silent: float) -> bool:
+    """Whether the end of its log is on its way from a worker. One that is lost isn't waited for."""
+    if not head.logs_owed(job):
+        return False
+    if silent < OWED:
+        return True
+    text = "The end of the log of job %d is still on its node. Later: skyq logs %s %d"
+    print(text % (job.id, head.cluster, job.id), file=sys.stderr)
+    return False
+
+
+# How it ended.
+
+
+def print_end(job: Job, nodes: Sequence[Node], style: Style) -> None:
     """How the job ended, in the reference's lines, with the reason."""
     if job.state == states.FAILED:
         codes = "[%s]" % ", ".join(map(str, job.exit_codes))
-        print(style.red("ERROR: Job %d failed with return code list: %s (%s)" % (job.id, codes, job.reason)))
+        text = "ERROR: Job %d failed with return code list: %s (%s)" % (job.id, codes, _failure(job))
+        print(style.red(text))
     elif job.state == states.FAILED_SETUP:
-        pid = job.pids.get("setup-0")
-        code = job.reason.partition("exit code ")[2].split(" ")[0].rstrip(";")
-        print(
-            style.red(
-                "ERROR: Job %d's setup failed. Failed workers: (pid=%s, returncode=%s). "
-                "See error logs above for more details." % (job.id, pid or "?", code)
-            )
-        )
+        text = "ERROR: Job %d's setup failed. Failed workers: (%s). See error logs above for more details."
+        print(style.red(text % (job.id, _failed_setup(job, nodes))))
     elif job.state in (states.FAILED_DRIVER, states.CANCELLED):
         print(style.red("Job %d: %s" % (job.id, job.reason)))
-    print(style.finished("Job finished (status: %s)." % job.state), flush=True)
+    print(style.finished("Job finished (status: %s)." % job.state))
+
+
+def _failure(job: Job) -> str:
+    """The reason; of several ranks which one is to blame, on which node, and what became of the others."""
+    rank = blamed_rank(job)
+    if rank is None or rank >= len(job.exit_codes):
+        return job.reason
+    text = "A Worker failed with return code %d" % job.exit_codes[rank]
+    others = sorted({code for other, code in enumerate(job.exit_codes) if other != rank and code})
+    if others:
+        codes = " or ".join(map(str, others))
+        text += ", skyq cleaned up the processes on other nodes with return code " + codes
+    node = "".join(" on " + grant.node for grant in job.grants if grant.rank == rank)
+    return "%s; %s" % (text, job.reason.replace("rank %d" % rank, "rank %d%s" % (rank, node), 1))
+
+
+def blamed_step(job: Job, nodes: Sequence[Node]) -> str:
+    """The step that a failed job failed by."""
+    if job.state == states.FAILED_SETUP:
+        return _blamed_setup(job, nodes)
+    return "run-%d" % (blamed_rank(job) or 0)
+
+
+def blamed_rank(job: Job) -> int | None:
+    """The rank that the reason names, of a job of several."""
+    found = re.match(r"rank (\d+)\b", job.reason)
+    return int(found[1]) if found else None
+
+
+def _failed_setup(job: Job, nodes: Sequence[Node]) -> str:
+    """The reference's words for who failed: pid, on other nodes ip, return code."""
+    code = re.search(r"exit code (\d+)", job.reason)
+    step = _blamed_setup(job, nodes)
+    facts = ["pid=%s" % job.pids.get(step, "?")]
+    node = next((node for node in nodes if step == "setup-%d" % node.index), None)
+    if node is not None and node.index:
+        facts.append("ip=" + node.ip)
+    return ", ".join([*facts, "returncode=%s" % (code[1] if code else "?")])
+
+
+def _blamed_setup(job: Job, nodes: Sequence[Node]) -> str:
+    named = [node for node in nodes if re.search(r"\bon %s\b" % re.escape(node.name), job.reason)]
+    return "setup-%d" % named[0].index if named else "setup-0"
 
 
 def _again(head: Head, job: Job) -> Job:
@@ -175,33 +331,11 @@ def _again(head: Head, job: Job) -> Job:
     return found
 
 
-def _read(path: str, offset: int) -> bytes:
-    try:
-        with open(path, "rb", buffering=0) as file:
-            file.seek(offset)
-            return file.read(CHUNK) or b""
-    except FileNotFoundError:
-        return b""
-
-
-def _tail(file: BinaryIO, lines: int) -> tuple[int, int]:
-    """(offset of the last lines, how many those are)"""
-    size = os.fstat(file.fileno()).st_size
-    if lines <= 0:
-        return size, 0
-    start = tail_offset(lambda at, length: os.pread(file.fileno(), length, at), size, lines)
-    file.seek(start)
-    count, last = 0, b"\n"
-    while chunk := file.read(CHUNK):
-        count, last = count + chunk.count(b"\n"), chunk[-1:]
-    return start, count + (last != b"\n")
-
-
 def last_lines(path: str, lines: int) -> list[str]:
     """The end of a log, for a person; [] where there is none. Lines are cut at 500 characters."""
     try:
         with open(path, "rb", buffering=0) as file:
-            start, _ = _tail(file, lines)
+            start, _ = tail_of(file, lines, 0, os.fstat(file.fileno()).st_size)
             text = os.pread(file.fileno(), 64 * 1024, start)
     except OSError:
         return []

@@ -1,73 +1,171 @@
-"""Submitting a task and staying with it: the common part of `exec` and `launch`."""
+"""Submitting a task and staying with it: the common part of `exec` and `launch`.
+
+They read: the task file, the environment, secrets, what there is to ask about them. What they have read, an
+Order, is carried out on the head of the cluster, whichever machine that is.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
 from argparse import Namespace
+from typing import Any, NamedTuple
 
-from skyq.cli import cluster
+from skyq.cli import cluster, place
+from skyq.cli.parser import muted
 from skyq.cli.render import Style
 from skyq.cli.taskargs import warn
+from skyq.cli.user import user
 from skyq.core.errors import SkyqError
 from skyq.core.model import Task
 from skyq.head.head import Head
 
-
-def user() -> str:
-    """Who submits: people who share a Unix account tell themselves apart by SKYQ_USER."""
-    if os.environ.get("SKYQ_USER"):
-        from skyq.core.logtext import plain
-
-        return plain(os.environ["SKYQ_USER"])  # it stands in everybody's tables
-    import pwd
-
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return str(os.getuid())
+_NO_FILES = (
+    "A workdir or file_mounts can't be brought to other machines yet, and cluster '%s' has some. Nothing was "
+    "submitted.\nCopy the files there yourself, and let `run` go to them: cd /path/on/the/nodes"
+)
 
 
-def submit(head: Head, task: Task, name: str, found: Namespace) -> int:
-    """Submit, and say so; returns the job's id. `found`: the flags, of which --yes and --quiet count here."""
+class Order(NamedTuple):
+    """A task and what to do about it."""
+
+    task: Task
+    uuid: str
+    """Of the submit: the same one again is the same job."""
+    launch: bool
+    """As `launch` does it; else as `exec` does."""
+    detach: bool = False
+    quiet: bool = False
+    yes: bool = False
+    dryrun: bool = False
+
+    @classmethod
+    def of(cls, task: Task, found: Namespace, launch: bool) -> Order:
+        """From the flags of either."""
+        flags = found.detach, found.quiet, found.yes, found.dryrun
+        return cls(task, os.urandom(16).hex(), launch, *flags)
+
+    def packed(self) -> dict[str, Any]:
+        """As a message, the task's secrets too."""
+        from skyq.core import wiretask
+
+        return {**self._asdict(), "task": wiretask.packed(self.task)}
+
+    @classmethod
+    def unpacked(cls, message: dict[str, Any]) -> Order:
+        """The order again, without what a newer side says beyond what is known here."""
+        from skyq.core import wiretask
+
+        known = {name: value for name, value in message.items() if name in cls._fields}
+        return cls(**{**known, "task": wiretask.unpacked(message["task"])})
+
+    @property
+    def has_files(self) -> bool:
+        """Whether something must be brought along."""
+        return bool(self.task.workdir is not None or self.task.git or self.task.file_mounts)
+
+
+def give(name: str, order: Order, accept_new: bool) -> int:
+    """Have it carried out where the cluster's head is; returns the exit code."""
+    if cluster.here(name):
+        return carry_out(cluster.open_head(name), order)
+    if order.has_files:
+        raise SkyqError(_NO_FILES % name)
+    from skyq.cli import remote
+
+    verb = "launch" if order.launch else "exec"
+    return remote.run(name, verb, [name], order.packed(), remote.Contact(True, accept_new))
+
+
+def obey(words: list[str], message: dict[str, Any]) -> int:
+    """On the head: carry out what another machine has read."""
+    return carry_out(cluster.open_head(words[0]), Order.unpacked(message))
+
+
+def carry_out(head: Head, order: Order) -> int:
+    """Submit, and stay with the job unless that isn't wanted; returns the exit code."""
+    task = order.task
+    if task.run is None and task.setup is None:
+        print("Run commands not specified or empty.")
+        return 0
+    if order.has_files and any(node.reach for node in head.nodes()):
+        raise SkyqError(_NO_FILES % head.cluster)
+    if order.dryrun:
+        return _forecast(head, task)
+    with muted(order.quiet):
+        job_id = _submit(head, order)
+    code = 0
+    if not order.detach:
+        from skyq.cli.stream import follow
+
+        code = follow(head, job_id, quiet=order.quiet)
+    elif order.quiet:
+        print(job_id)
+    elif not order.launch:
+        print()
+    if order.launch and not order.quiet:
+        from skyq.cli.render import useful_commands
+
+        print(useful_commands(head.cluster, job_id, Style.of(sys.stdout.isatty(), os.environ)))
+    return code
+
+
+def _submit(head: Head, order: Order) -> int:
+    """Submit, and say so; returns the job's id."""
     style = Style.of(sys.stdout.isatty(), os.environ)
-    print("Submitting job to cluster: " + style.cyan(name))
-    for warning in task.warnings:
-        warn(warning)
-    cluster.check_claim(head)
-    head.check(task)
-    sys.stdout.flush()
-    uuid = os.urandom(16).hex()
-    if task.workdir is None and task.git is None and not task.file_mounts:
-        job_id = head.submit(task, user(), uuid)
-    else:
-        job_id = _submit_with_files(head, task, uuid, found.yes)
-    if not found.quiet:
-        _hint_at_devices(head, task)
-    print(style.started("Job submitted, ID: %s" % style.bold(str(job_id))))
+    task, at = order.task, place.current()
+    job_id = _known(head, order) if at.resumed else 0
+    if at.reach(place.SUBMITTING):
+        print("Submitting job to cluster: " + style.cyan(head.cluster))
+        for warning in task.warnings:
+            warn(warning)
+    if not job_id:
+        cluster.check_claim(head)
+        head.check(task)
+        at.keep()
+        job_id = _store(head, order)
+    if at.reach(place.SUBMITTED):
+        at.job = job_id
+        if not order.quiet:
+            _hint_at_devices(head, task)
+        print(style.started("Job submitted, ID: %s" % style.bold(str(job_id))))
+        if order.launch and task.setup is not None:
+            print(style.finished("Setup detached."))
+        at.keep()
     return job_id
 
 
-def forecast(head: Head, task: Task, name: str) -> int:
+def _known(head: Head, order: Order) -> int:
+    """The id of the job if the connection was lost after the submit; else 0."""
+    job = head.store.job_of(order.uuid)
+    if job is None:
+        return 0
+    head.look()  # whoever submitted it may have ended before it woke anybody
+    return job.id
+
+
+def _store(head: Head, order: Order) -> int:
+    if not order.has_files:
+        return head.submit(order.task, user(), order.uuid)
+    from skyq.cli.sync import prepare
+
+    copy = prepare(head, order.task, order.uuid, order.yes)
+    try:
+        return head.submit(order.task, user(), order.uuid, copy.path)
+    except SkyqError:
+        copy.discard()
+        raise
+
+
+def _forecast(head: Head, task: Task) -> int:
     """For --dryrun: check all that can be checked, and tell where it would land; returns the exit code."""
     for warning in task.warnings:
         warn(warning)
     cluster.check_claim(head)
     head.check(task)
-    print("Dry run on cluster %s: nothing was submitted." % name)
+    print("Dry run on cluster %s: nothing was submitted." % head.cluster)
     print(head.forecast(task))
     return 0
-
-
-def _submit_with_files(head: Head, task: Task, uuid: str, yes: bool) -> int:
-    from skyq.cli.sync import prepare
-
-    copy = prepare(head, task, uuid, yes)
-    try:
-        return head.submit(task, user(), uuid, copy.path)
-    except SkyqError:
-        copy.discard()
-        raise
 
 
 def _hint_at_devices(head: Head, task: Task) -> None:

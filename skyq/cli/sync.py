@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import time
 
 from skyq.cli.parser import confirm
+from skyq.cli.progress import Progress, size_text
 from skyq.cli.render import Style
 from skyq.cli.taskargs import warn
 from skyq.client.files import Entry, Listing, list_files
@@ -20,36 +20,6 @@ from skyq.head.head import Head
 SHOW_ABOVE = 256 * 1024**2  # bytes
 ASK_ABOVE = 10 * 1024**3  # bytes
 SPARE = 64 * 1024**2  # bytes that must stay free on the state's disk
-
-
-class Progress:
-    """A bar on the terminal, once the copying has lasted a second."""
-
-    def __init__(self, total: int) -> None:
-        self.total = total
-        self.done = 0
-        self.next = time.monotonic() + 1.0
-        self.shown = False
-
-    def __call__(self, done: int) -> None:
-        """So many more bytes are copied."""
-        self.done += done
-        now = time.monotonic()
-        if now < self.next or not sys.stderr.isatty():
-            return
-        self.next, self.shown = now + 0.1, True
-        part = min(1.0, self.done / max(1, self.total))
-        bar = "#" * int(part * 30)
-        print(
-            "\r  [%-30s] %s of %s" % (bar, size_text(self.done), size_text(self.total)),
-            end="",
-            file=sys.stderr,
-        )
-
-    def end(self) -> None:
-        """Leave the line clean."""
-        if self.shown:
-            print("\r" + " " * 70 + "\r", end="", file=sys.stderr)
 
 
 def prepare(head: Head, task: Task, uuid: str, yes: bool) -> workdirs.Copy:
@@ -182,12 +152,3 @@ def _mount(source: str) -> Listing:
             "File mount source '%s' does not exist locally. Create it, or remove it." % plain(source)
         ) from None
     return Listing(path, (Entry("", seen.st_mode, seen.st_size, seen.st_mtime_ns),), ())
-
-
-def size_text(count: float) -> str:
-    """1.5 GB."""
-    for unit in ("B", "KB", "MB", "GB"):
-        if count < 1024 or unit == "GB":
-            return "%.0f %s" % (count, unit) if unit == "B" else "%.1f %s" % (count, unit)
-        count /= 1024
-    raise AssertionError

@@ -55,6 +55,7 @@ def add_task_flags(parser: Parser) -> None:
     add("--priority", type=int, metavar="N", help="-1000 to 1000; higher starts first")
     add("--dryrun", action="store_true", help="only tell where it would start now, or why it would wait")
     add("-q", "--quiet", action="store_true", help="print only what the job prints; with -d only its id")
+    add("--accept-new-host-keys", action="store_true", help="don't ask about hosts that are met first")
     for flag, arguments in _NOT_HERE.items():
         if arguments:
             add(flag, action=_Ignored, help=argparse.SUPPRESS)

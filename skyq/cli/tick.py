@@ -20,11 +20,11 @@ _EXAMPLES = """\
 def main(verb: str, words: list[str]) -> int:
     """Exit code 0."""
     name = words[0] if words and not words[0].startswith("-") else _parsed(words)
-    if name != LOCAL:
-        raise SkyqError("Cluster '%s' does not exist." % name)
     where = state_home().cluster(name)
     if not os.path.exists(where.database):
-        return 0
+        if name == LOCAL:
+            return 0  # no job was ever submitted
+        raise SkyqError("Cluster '%s' does not exist on this machine." % name)
     leave_trace(where.ticked)
     from skyq.store.store import Store
 

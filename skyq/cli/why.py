@@ -10,7 +10,7 @@ from skyq.cli import cluster
 from skyq.cli.jobids import resolve
 from skyq.cli.parser import Parser
 from skyq.cli.render import Style, shown_state
-from skyq.cli.submit import user
+from skyq.cli.user import user
 from skyq.core import states
 from skyq.core.logtext import plain
 from skyq.core.model import UNIT, Grant, Job
@@ -39,6 +39,10 @@ def main(words: list[str]) -> int:
     if len(given) not in (1, 2):
         flags.error("Missing argument 'JOB'." if not given else "Got unexpected extra arguments.")
     name, word = given if len(given) == 2 else (cluster.LOCAL, given[0])
+    if not cluster.here(name):
+        from skyq.cli import remote
+
+        return remote.run(name, "why", words)
     head = cluster.open_head(name)
     head.look()
     ids = resolve(
@@ -91,13 +95,14 @@ def _ago(at: float) -> str:
 
 def _last_words(head: Head, job: Job) -> list[str]:
     """The end of what the failed step wrote."""
-    from skyq.cli.stream import last_lines
+    from skyq.cli.stream import blamed_step, last_lines
 
     if job.state not in (states.FAILED, states.FAILED_SETUP):
         return []
     logs = list(head.step_logs(job).items())
-    failed = [path for step, path in logs if step.startswith("setup") == (job.state == states.FAILED_SETUP)]
-    return [plain(line) for line in last_lines(failed[-1], LAST_LINES)] if failed else []
+    blamed = blamed_step(job, head.nodes())
+    failed = [path for step, path in logs if step == blamed]
+    return [plain(line) for line in last_lines(failed[0], LAST_LINES)] if failed else []
 
 
 def _grant(grant: Grant) -> str:

@@ -45,10 +45,13 @@ class Prefixer:
     again (an unbuffered `print` writes text and newline apart).
     """
 
-    def __init__(self, redraw: bool = False) -> None:
-        """`redraw`: after a lone carriage return the prefix is written anew (for terminals)."""
+    def __init__(self, redraw: bool = False, unfinished: Optional[bytes] = None) -> None:
+        """`redraw`: after a lone carriage return the prefix is written anew (for terminals).
+
+        `unfinished`: the prefix of the line that another Prefixer left unfinished on the screen.
+        """
         self._redraw = redraw
-        self._open: Optional[bytes] = None
+        self._open = unfinished
         """The stream whose line is on the screen, unfinished."""
         self._parted: Set[bytes] = set()
         """Streams whose unfinished line was ended by another stream."""
@@ -67,6 +70,15 @@ class Prefixer:
             start = b"\n" + mark
         self._open = None if text.endswith(b"\n") else prefix
         return start + self._marked(text, mark)
+
+    @property
+    def unfinished(self) -> Optional[bytes]:
+        """The prefix of the line that is on the screen without its end."""
+        return self._open
+
+    def held_back(self, prefix: bytes) -> int:
+        """How many of the stream's last bytes have not come out yet."""
+        return len(self._held.get(prefix, b""))
 
     def finish(self) -> bytes:
         """Ends the line that is open."""
@@ -140,6 +152,11 @@ class Sanitiser:
         decoded, used = codecs.utf_8_decode(text, "replace", False)
         self._cut_character = text[used:]
         return _without_c1(decoded.encode())
+
+    @property
+    def held_back(self) -> int:
+        """How many of the last bytes wait for what follows them. (Of an over-long sequence: its kind.)"""
+        return len(self._cut_escape) + len(self._cut_character)
 
     def finish(self) -> bytes:
         """What is left of a cut character; a cut sequence is dropped."""

@@ -1,0 +1,281 @@
+"""A verb whose cluster's head is another machine: it is run there, and what it prints is printed here."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Callable, NamedTuple, Protocol
+
+from skyq.cli import cluster
+from skyq.client.remote import Conversation, ended
+from skyq.core.errors import SkyqError, Unreachable
+from skyq.core.protocol import Message
+from skyq.transport.base import Stream
+
+AT_HEAD = "_SKYQ_AT_HEAD"
+"""Set in the environment of an agent: from there no verb goes on to a third machine."""
+RESUMABLE = frozenset({"exec", "launch", "logs"})
+"""These go on where they were when the connection was lost; of others it isn't known how far they came."""
+NOT_BY_WAITING = frozenset({"auth", "host-key-unknown", "host-key-changed"})
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0  # seconds between tries to connect again
+PATIENCE_SUBMIT = 120.0  # seconds to connect again while it isn't known whether the job was queued
+PATIENCE = 3600.0  # seconds to connect again to a job that goes on
+DEATHS = 3  # agents that end without a word, one after the other
+_ENVIRONMENT = ("TERM", "NO_COLOR", "SKYQ_GRACE_S", "SKYQ_DEBUG")
+
+
+Take = Callable[[Message], "str | None"]
+"""Gets what isn't for the screen; its answer, where one is due."""
+
+
+class Contact(NamedTuple):
+    """How much may be done to reach a cluster."""
+
+    create: bool = False
+    """Make it of the pool of that name if there is none."""
+    accept_new: bool = False
+    """Take the host keys of machines that are met first without asking."""
+
+
+class Output(Protocol):
+    """Where goes what a verb prints."""
+
+    def write(self, fd: int, data: bytes) -> None:
+        """To standard output (1) or error (2)."""
+
+    def flush(self) -> None:
+        """Let it be seen."""
+
+    def ask(self) -> str:
+        """A line from the user; "" at the end of input."""
+
+
+class Screen:
+    """This process's own standard streams."""
+
+    def write(self, fd: int, data: bytes) -> None:
+        """See Output."""
+        (sys.stderr if fd == 2 else sys.stdout).buffer.write(data)
+
+    def flush(self) -> None:
+        """See Output."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+    def ask(self) -> str:
+        """See Output."""
+        return sys.stdin.readline()
+
+
+class Kept:
+    """What one of several verbs at once prints, until it is its turn."""
+
+    def __init__(self) -> None:
+        self.text = {1: bytearray(), 2: bytearray()}
+
+    def write(self, fd: int, data: bytes) -> None:
+        """See Output."""
+        self.text[2 if fd == 2 else 1] += data
+
+    def flush(self) -> None:
+        """See Output."""
+
+    def ask(self) -> str:
+        """Nobody is asked."""
+        return ""
+
+
+def run(
+    name: str,
+    verb: str,
+    words: list[str],
+    order: Message | None = None,
+    contact: Contact = Contact(),  # noqa: B008
+    take: Take | None = None,
+) -> int:
+    """Run a verb on the head of a cluster; returns its exit code.
+
+    `order`: what the verb is to do beyond its words. `take`: gets what isn't for the screen. Raises
+    Unreachable where the head can't be reached, SkyqError where there is no such cluster.
+    """
+    return _Command(name, _request(verb, words, order), take).run(contact)
+
+
+def _request(verb: str, words: list[str], order: Message | None) -> Message:
+    from skyq.cli.user import user
+
+    return {
+        "do": "verb",
+        "verb": verb,
+        "words": words,
+        "order": order,
+        "user": user(),
+        "tty": [bool(stream and stream.isatty()) for stream in (sys.stdin, sys.stdout, sys.stderr)],
+        "columns": _columns(),
+        "encoding": sys.stdout.encoding,
+        "env": {variable: os.environ[variable] for variable in _ENVIRONMENT if variable in os.environ},
+    }
+
+
+def _columns() -> int:
+    try:
+        return os.get_terminal_size(1).columns
+    except OSError:
+        return 0
+
+
+class _Command:
+    """One verb, over as many connections as it takes."""
+
+    def __init__(self, name: str, request: Message, take: Take | None, out: Output | None = None) -> None:
+        self.name = name
+        self.request = request
+        self.take = take
+        self.out = out or Screen()
+        self.held: list[tuple[int, bytes]] = []
+        """Printed there, but not yet known as a whole: it would come again on the next connection."""
+        self.deaths = 0
+
+    def run(self, contact: Contact) -> int:
+        """To its end; the exit code."""
+        stream = _connect(self.name, contact)
+        while True:
+            try:
+                return self.converse(stream)
+            except Unreachable as error:
+                stream = self.connect_again(error)
+
+    def converse(self, stream: Stream) -> int:
+        """On one connection to the end of the verb."""
+        conversation = Conversation(self.name, stream, self.request)
+        try:
+            for messages in conversation.messages():
+                for message in messages:
+                    code = self.hear(message, conversation)
+                    if code is not None:
+                        return code
+                self.out.flush()
+            self.deaths += 1
+            raise ended(self.name, conversation)
+        finally:
+            conversation.close()
+
+    def hear(self, message: Message, conversation: Conversation) -> int | None:
+        """One message; the exit code if it is the last one."""
+        what = message.get("is")
+        if "fd" in message:
+            self.held.append((message["fd"], message["data"]))
+            if self.request["verb"] not in RESUMABLE:
+                self.release()
+        elif what == "at":
+            self.deaths = 0
+            self.request["place"] = message["place"]
+            self.release()
+        elif what == "ask":
+            self.release()
+            self.out.flush()
+            conversation.answer(self.out.ask())
+        elif what == "exit":
+            self.release()
+            self.out.flush()
+            return int(message["code"])
+        elif self.take is not None:
+            self.deaths = 0
+            reply = self.take(message)
+            if reply is not None:
+                conversation.answer(reply)
+        return None
+
+    def release(self) -> None:
+        """Show what is known as a whole."""
+        for fd, data in self.held:
+            self.out.write(fd, data)
+        self.held.clear()
+
+    def connect_again(self, error: Unreachable) -> Stream:
+        """A new connection instead of one that was lost; or the error, where none comes."""
+        if self.request["verb"] not in RESUMABLE or self.deaths >= DEATHS:
+            raise error
+        self.held.clear()
+        self.out.flush()
+        what = str(error).splitlines()[0]
+        print("%s %s Connecting again ..." % (what, self.meanwhile()), file=sys.stderr, flush=True)
+        deadline, pause = time.monotonic() + (PATIENCE if self.job() else PATIENCE_SUBMIT), FIRST_PAUSE
+        while True:
+            time.sleep(pause)
+            pause = min(pause * 2, LONGEST_PAUSE)
+            try:
+                return _connect(self.name, Contact())
+            except Unreachable as again:
+                if again.kind in NOT_BY_WAITING or time.monotonic() > deadline:
+                    raise Unreachable("%s\n%s" % (again, self.afterwards()), again.kind) from None
+
+    def job(self) -> int:
+        """The number of the job that this is about, if that is known."""
+        return int(self.request.get("place", {}).get("job", 0))
+
+    def meanwhile(self) -> str:
+        """What becomes of the job."""
+        if self.job():
+            return "Job %d goes on." % self.job()
+        return "Whether the job was queued isn't known yet." if self.request["order"] else ""
+
+    def afterwards(self) -> str:
+        """What to type instead."""
+        if self.job():
+            return "Job %d goes on. To follow it again: skyq logs %s %d" % (self.job(), self.name, self.job())
+        return "Whether the job was queued isn't known: skyq queue %s" % self.name
+
+
+def _connect(name: str, contact: Contact) -> Stream:
+    if os.environ.get(AT_HEAD):
+        raise SkyqError(
+            "Cluster '%s' does not exist on %s, where its head was. Type `skyq down %s` to forget it."
+            % (name, os.uname().nodename, name)
+        )
+    return cluster.agent_stream(name, contact.create, contact.accept_new)
+
+
+# Several clusters at once.
+
+
+class Answer(NamedTuple):
+    """What one cluster's head had to say."""
+
+    code: int
+    out: bytes = b""
+    err: bytes = b""
+    error: SkyqError | None = None
+    """Why it could not be asked."""
+
+
+class Asked:
+    """A verb that runs on the heads of several clusters at once, for each with its own name."""
+
+    def __init__(self, names: list[str], verb: str, options: list[str]) -> None:
+        import threading
+
+        self._answers: dict[str, Answer] = {}
+        self._threads = {}
+        for name in names:
+            words = name, _request(verb, [name, *options], None)
+            self._threads[name] = threading.Thread(target=self._ask, args=words, daemon=True)
+            self._threads[name].start()
+
+    def answer(self, name: str) -> Answer | None:
+        """What one of them said, once it has; None for a cluster that wasn't asked."""
+        if name not in self._threads:
+            return None
+        self._threads[name].join()
+        return self._answers[name]
+
+    def _ask(self, name: str, request: Message) -> None:
+        kept = Kept()
+        try:
+            code = _Command(name, request, None, kept).run(Contact())
+            self._answers[name] = Answer(code, bytes(kept.text[1]), bytes(kept.text[2]))
+        except SkyqError as error:
+            self._answers[name] = Answer(1, error=error)
+        except Exception as error:  # told like any error, beside the answers of the others
+            self._answers[name] = Answer(1, error=SkyqError("%s: %s" % (type(error).__name__, error)))
