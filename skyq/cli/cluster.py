@@ -168,7 +168,8 @@ def _shown(cluster: str, places: tuple[Place, ...]) -> str:
     taken = sum(bool(place.role) for place in places)
     rows = [(place.name, place.role or "not taken", place.text.replace("\n", " ")) for place in places]
     title = "Cluster %s: %d of %d hosts" % (cluster, taken, len(places))
-    return title + "\n" + table(("HOST", "ROLE", ""), rows)
+    more = "\nTo take in the others once that is mended: skyq down %s, then make it anew." % cluster
+    return "%s\n%s%s" % (title, table(("HOST", "ROLE", ""), rows), more if taken < len(places) else "")
 
 
 def _terminal() -> bool:

@@ -130,12 +130,18 @@ def _claim(message: Message) -> Message:
 
 
 def _leave(message: Message) -> Message:
-    """No longer be a worker: `end` also removes what was installed, unless another cluster needs it."""
+    """No longer be of a cluster. `unmade`: as its head, before it was whole. `end`: what was installed goes,
+    unless another cluster needs it.
+    """
     from skyq.core import keylines
     from skyq.node import claim, setup
 
     claim.release(_claims(), message["id"])
     setup.forbid(keylines.marker(message["cluster"], message["id"]))
+    if message.get("unmade"):
+        from skyq.head import founding
+
+        founding.discard(message["cluster"])
     if message.get("end"):
         from skyq.store.place import state_home
 

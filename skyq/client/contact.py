@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 AT_ONCE = 16  # hosts
 HEAD_PYTHON = (3, 10)
-BY_THE_HEAD = frozenset(("refused", "timeout", "frozen", "no-route", "name", "lost", "other"))
+BY_THE_HEAD = frozenset(("refused", "timeout", "no-route", "name", "other"))
 """Why this machine may not get to a host that the head can get to: not what the host itself says no to."""
 _BUILD = re.compile(r"skyq-([0-9][\w.]*)-[0-9a-f]{16}\.pyz")
 
@@ -141,19 +141,22 @@ class Party:
             if guest.kind:
                 guest.trouble = "%s (nor through %s: %s)" % (first[guest.name], head.name, guest.trouble)
 
-    def become(self, guest: Guest, as_head: bool) -> None:
-        """Have skyq there: a newer one than this is left as it is."""
+    def become(self, guest: Guest, as_head: bool, build: str = "") -> None:
+        """Have skyq there: a newer one than this is left as it is, and `build` if it's given."""
         assert guest.landing
-        newer = _newest(guest.found["builds"], above=__version__)
-        if newer:
-            guest.landing.become(newer)
+        there = build or _newest(guest.found["builds"], above=__version__)
+        if there:
+            guest.landing.become(there)
             return
-        if as_head:
-            build = self.whole.for_head(guest.found["tag"])
+        cut = self.whole.for_head(guest.found["tag"]) if as_head else self._for_worker()
+        if cut.name in guest.found["builds"]:
+            guest.landing.become(cut.name)
         else:
-            self._slice = build = self._slice or self.whole.for_worker()
-        there = build.name in guest.found["builds"]
-        guest.landing.become(build.name if there else build, "zlib" not in guest.found["lacks"])
+            guest.landing.become(cut, compressed="zlib" not in guest.found["lacks"])
+
+    def _for_worker(self) -> Slice:
+        self._slice = self._slice or self.whole.for_worker()
+        return self._slice
 
     def close(self) -> None:
         """Hang up everywhere."""
@@ -236,19 +239,16 @@ class _Making:
         party.tell("First contact with pool %s: %s" % (self.pool.name, _names(party.guests)))
         party.each(party.arrive)
         headed = next((guest for guest in party.present if _is_head(guest, self.name)), None)
-        if headed is None:
-            self._refuse_orphans()
-            self.head = self._first_free()
-            party.arrive_through(self.head)
-            self._turn_away_claimed()
-        else:
+        if headed:
             self.head = headed
-        self._settle_head()
+            self._settle_head()
+        else:
+            self._refuse_orphans()
+            self._find_head()
         if self.state["nodes"]:
             return self._adopt()
-        if headed is not None:  # an interrupted contact: it goes on
-            party.arrive_through(self.head)
-            self._turn_away_claimed()
+        party.arrive_through(self.head)
+        self._turn_away_claimed()
         self._settle_workers()
         self._introduce()
         return self._made()
@@ -272,12 +272,25 @@ class _Making:
                     )
                 )
 
-    def _first_free(self) -> Guest:
+    def _find_head(self) -> None:
+        """The first free host that can be the head is it."""
         self._turn_away_claimed()
+        reasons = [guest.trouble for guest in self.party.guests if guest.trouble]
         for guest in self.party.present:
-            if tuple(guest.found["python"]) >= HEAD_PYTHON and "_sqlite3" not in guest.found["lacks"]:
-                return guest
-        reasons = [guest.trouble or _no_head(guest) for guest in self.party.guests]
+            why_not = _no_head(guest)
+            if not why_not:
+                self.head = guest
+                try:
+                    self._settle_head()
+                    return
+                except Unreachable:
+                    raise  # nobody knows how far that got: the same one has to go on
+                except SkyqError as error:
+                    _step_back(guest, self.name, self.state.get("id", ""), unmade=True)
+                    guest.refuse(error)
+                    self.state, why_not = {}, guest.trouble
+            self.party.tell(why_not)
+            reasons.append(why_not)
         raise SkyqError("No host of pool '%s' can be the head:\n%s" % (self.pool.name, "\n".join(reasons)))
 
     def _turn_away_claimed(self) -> None:
@@ -299,6 +312,8 @@ class _Making:
             self._claim(head, self.state["state_dir"])
             head.facts = head.ask("facts", devices=head.host.accelerators is None)
             self.launchers[head.facts["token"]] = head.ask("launcher", libraries=True)["launcher"]
+        except Unreachable:
+            raise
         except SkyqError as error:
             raise type(error)(_named(head, error)) from None
 
@@ -330,9 +345,9 @@ class _Making:
             self.party.become(guest, as_head=False)
             guest.facts = guest.ask("facts", devices=guest.host.accelerators is None)
             self._claim(guest, "")
-        except (HostClaimed, SkyqError) as error:
-            if isinstance(error, Unreachable):
-                raise
+        except Unreachable:
+            raise
+        except SkyqError as error:
             raise type(error)(_named(guest, error)) from None
 
     def _claim(self, guest: Guest, state_dir: str) -> None:
@@ -373,7 +388,7 @@ class _Making:
         places = []
         for guest in self.party.guests:
             role = "" if guest.trouble else "head" if guest is self.head else "worker"
-            places.append(Place(guest.name, role, guest.trouble or _has(guest)))
+            places.append(Place(guest.name, role, _trouble(guest) or _has(guest)))
         workers = [guest.host for guest in self.party.present if guest is not self.head]
         launcher = self.launchers[self.head.facts["token"]]
         newer = _newest(self.head.found["builds"], above=__version__)
@@ -405,16 +420,25 @@ def claimed(name: str, claim: Facts) -> str:
 
 
 def _no_head(guest: Guest) -> str:
+    """Why a free host can't be the head, though it may be a worker; "" if it can."""
     python = _version(guest.found)
     if "_sqlite3" in guest.found["lacks"]:
-        return "%s: its Python (%s) has no sqlite3. Install another one there." % (guest.name, python)
-    text = "%s: its Python is %s, which is enough for a worker; the head needs 3.10 or newer."
-    return text % (guest.name, python)
+        return "%s can't be the head: its Python (%s) has no sqlite3" % (guest.name, python)
+    if tuple(guest.found["python"]) < HEAD_PYTHON:
+        text = "%s can't be the head: its Python is %s, and the head needs 3.10 or newer"
+        return text % (guest.name, python)
+    return ""
 
 
 def _named(guest: Guest, error: SkyqError) -> str:
     text = str(error)
     return text if text.startswith(guest.name + ":") else "%s: %s" % (guest.name, text)
+
+
+def _trouble(guest: Guest) -> str:
+    """Without its name, where that stands beside it."""
+    prefix = guest.name + ": "
+    return guest.trouble[len(prefix) :] if guest.trouble.startswith(prefix) else guest.trouble
 
 
 def _names(guests: Sequence[Guest]) -> str:
@@ -485,10 +509,10 @@ def _has(guest: Guest) -> str:
     return text % (devices, about["cpus"] / 1000, about["memory"] / 1024, way)
 
 
-def _step_back(guest: Guest, cluster: str, cluster_id: str) -> None:
+def _step_back(guest: Guest, cluster: str, cluster_id: str, unmade: bool = False) -> None:
     """It isn't taken after all: nobody else shall find it claimed."""
     try:
-        guest.ask("leave", cluster=cluster, id=cluster_id)
+        guest.ask("leave", cluster=cluster, id=cluster_id, unmade=unmade)
     except SkyqError:
         pass  # the trouble that it is told for came first
 
@@ -530,7 +554,8 @@ def free(party: Party, guests: Sequence[Guest], cluster: str, cluster_id: str) -
 
     def part(guest: Guest) -> None:
         try:
-            party.become(guest, as_head=False)
+            there = _newest(guest.found["builds"], above="0")
+            party.become(guest, as_head=False, build=there)
             its_id = cluster_id or str(guest.claim.get("id"))
             guest.ask("leave", cluster=cluster, id=its_id, end=True)
         except SkyqError as error:

@@ -10,6 +10,7 @@ import fcntl
 import ipaddress
 import os
 import select
+import shutil
 import socket
 import time
 from typing import Any, Dict, List, Optional, Tuple
@@ -59,6 +60,13 @@ def begin(cluster: str, pool: str) -> Message:
             head.store.set("pool", pool)
     cluster_id = head.store.get("cluster_id")
     return {"id": cluster_id, "key": key, "state_dir": where.root, "nodes": names, "hostname": _hostname()}
+
+
+def discard(cluster: str) -> None:
+    """Remove the state of a cluster that never had a node; on a worker there is none."""
+    where = state_home().cluster(cluster)
+    if os.path.exists(where.database) and not Head(where, cluster).store.nodes():
+        shutil.rmtree(where.root, ignore_errors=True)
 
 
 def _hostname() -> str:

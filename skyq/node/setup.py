@@ -112,7 +112,8 @@ def remove_runs(state: Home, cluster: str) -> None:
 
 def uninstall(home: Home, state: Home) -> None:
     """Remove what came over SSH, unless something else here needs it. This process itself lives on."""
-    if _names(state.clusters) or _names(state.nodes):
+    queues = [name for name in _names(state.clusters) if os.path.exists(state.cluster(name).database)]
+    if queues or _names(state.nodes):
         return
     for folder in (home.bin, home.app):
         shutil.rmtree(folder, ignore_errors=True)
