@@ -303,7 +303,8 @@ class _Making:
 
     def _settle_head(self) -> None:
         head = self.head
-        self.party.tell("%s is the head: sending skyq there" % head.name)
+        if not head.claim:
+            self.party.tell("%s is the head: sending skyq there" % head.name)
         try:
             self.party.become(head, as_head=True)
             self.state = head.ask("found", cluster=self.name, pool=self.pool.name)

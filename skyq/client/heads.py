@@ -184,8 +184,10 @@ def _why_unseen(client: Client, party: Party, name: str, ours: list[Guest]) -> S
     troubles = "".join("\n" + guest.trouble for guest in party.guests if guest.trouble)
     if ours:
         head = ours[0].claim.get("head")
-        text = "Cluster '%s' has its head on %s, which is not among the hosts that could be asked.%s"
-        return Unreachable(text % (name, head, troubles), "other")
+        text = "Cluster '%s' has its head on %s, which %s is of, too. Only the head can be asked: %s%s"
+        in_pools = any(guest.found.get("hostname") == head or guest.name == head for guest in party.guests)
+        todo = "try again when it is back." if in_pools else "add it to a pool in %s." % client.home.inventory
+        return Unreachable(text % (name, head, ours[0].name, todo, troubles), "other")
     for guest in party.present:
         if guest.claim.get("cluster") == name:
             return SkyqError(contact.claimed(guest.name, guest.claim))
