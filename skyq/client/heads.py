@@ -191,6 +191,9 @@ def _why_unseen(client: Client, party: Party, name: str, ours: list[Guest]) -> S
     for guest in party.present:
         if guest.claim.get("cluster") == name:
             return SkyqError(contact.claimed(guest.name, guest.claim))
+    if not party.present:
+        text = "Cluster '%s' is not known here, and no host of your pools can be asked about it:%s"
+        return Unreachable(text % (name, troubles), party.guests[0].kind or "other")
     if name in client.pools:
         return Unknown(_no_cluster(name, "`skyq exec %s ...` makes it from the pool." % name) + troubles)
     return Unknown(_no_cluster(name, "No host of your pools belongs to it (see `skyq status`).") + troubles)
