@@ -148,7 +148,9 @@ class Keyring:
 
     def _load(self, path: str, phrase: Optional[str]) -> bool:
         try:
-            self._keys[path] = paramiko.PKey.from_path(path, phrase.encode() if phrase else None)
+            key = paramiko.PKey.from_path(path, phrase.encode() if phrase else None)
+            key.public_blob = None  # it comes with the certificate beside it, if there is one
+            self._keys[path] = key
         except paramiko.pkey.UnknownKeyType:
             self._notes[path] = "of a kind that can't be used here: load it into an agent (ssh-add)"
         except OSError as error:
@@ -309,12 +311,16 @@ class Login:
         """The key with each of the user's certificates for it, then alone."""
         for certificate in (path + "-cert.pub", *self._target.certificates):
             if os.path.exists(certificate):
-                certified = copy.copy(key)
+                certified = _copy(key)
                 try:
                     certified.load_certificate(certificate)
                 except (OSError, ValueError, SSHException):
                     continue  # of another key, or none
                 yield certificate, certified
-        alone = copy.copy(key)
-        alone.public_blob = None
-        yield path, alone
+        yield path, key
+
+
+def _copy(key: paramiko.PKey) -> paramiko.PKey:
+    if isinstance(key, AgentKey):
+        return AgentKey(key.agent, key.blob, key.comment)
+    return copy.copy(key)

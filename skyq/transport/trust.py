@@ -137,18 +137,17 @@ class Trust:
         )
 
     def _changed(self, target: Target, key: str, known: Sequence[_Line]) -> Unreachable:
-        names = " ".join(dict.fromkeys("-f %s" % line.file for line in known))
+        name = host_name(target.host_key_alias or target.hostname, self._port(target))
+        files = dict.fromkeys(line.file for line in known)
         return Unreachable(
             "%s has another host key than the known one: nothing was sent to it. It shows %s; %s has %s.\n"
-            "Either the host was set up anew, or somebody listens in. If you know that it is right: "
-            "ssh-keygen -R '%s' %s"
+            "Either the host was set up anew, or somebody listens in. If you know that it is right: %s"
             % (
                 target.where,
                 _shown(key),
                 known[0].place,
                 _shown(known[0].key),
-                host_name(target.host_key_alias or target.hostname, self._port(target)),
-                names,
+                "; ".join("ssh-keygen -R '%s' -f %s" % (name, file) for file in files),
             ),
             "host-key-changed",
         )

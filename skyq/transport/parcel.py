@@ -1,0 +1,313 @@
+"""A folder on its way to another machine: its entries first, then the bytes of those files that lack there.
+
+    sender                                              receiver
+    {do: parcel, name}  {do: entries, entries}…         {is: lacks, files, last}
+    (bytes, n, at)…  {do: parcel-end}                   {is: kept} or {is: not-kept, why}
+
+A file that the receiver has in a former copy, of the same size and time as it was sent then, is taken from
+there: cloned where the file system can, never linked. Standard library for Python 3.8: nodes receive too.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import stat
+import threading
+from typing import (
+    Any,
+    BinaryIO,
+    Callable,
+    Container,
+    Dict,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+)
+
+from skyq.core import protocol
+from skyq.core.errors import ProtocolError
+from skyq.core.protocol import Message
+
+_FICLONE = 0x40049409
+CHUNK = 8 * 1024 * 1024  # bytes per system call, so that progress shows
+PIECE = 48 * 1024  # bytes of a file in one frame
+MANY = 2000  # entries in one message
+
+
+class Item(NamedTuple):
+    """One file, folder or link."""
+
+    path: str
+    """Relative; any bytes but NUL, by surrogateescape."""
+    mode: int
+    """As stat gives it, with the type."""
+    size: int
+    mtime_ns: int
+    target: str = ""
+    """Of a link."""
+
+
+def item_of(root: str, path: str) -> Item:
+    """What is at a path below a root."""
+    seen = os.lstat(os.path.join(root, path))
+    target = os.readlink(os.path.join(root, path)) if stat.S_ISLNK(seen.st_mode) else ""
+    return Item(path, seen.st_mode, seen.st_size, seen.st_mtime_ns, target)
+
+
+def clone(reader: int, writer: int, progress: Callable[[int], None]) -> None:
+    """One file's bytes into another, by the file system's own means where it has some."""
+    try:
+        fcntl.ioctl(writer, _FICLONE, reader)
+        progress(os.fstat(reader).st_size)
+        return
+    except OSError:
+        pass  # ext4 and others have no clones
+    while True:
+        done = _copy_some(reader, writer)
+        if done == 0:
+            return
+        progress(done)
+
+
+def _copy_some(reader: int, writer: int) -> int:
+    try:
+        return os.copy_file_range(reader, writer, CHUNK)
+    except (OSError, AttributeError) as error:  # Python 3.8 has no copy_file_range
+        kinds = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+        if isinstance(error, OSError) and error.errno not in kinds:
+            raise
+        return os.sendfile(writer, reader, None, CHUNK)
+
+
+# The sender.
+
+
+def announcement(opening: Message, items: Sequence[Item]) -> Iterator[bytes]:
+    """The frames that say what the parcel holds. `opening`: its name, and what else there is to know."""
+    yield protocol.encode({**opening, "do": "parcel"})
+    for at in range(0, len(items), MANY):
+        yield protocol.encode({"do": "entries", "entries": [list(item) for item in items[at : at + MANY]]})
+    yield protocol.encode({"do": "entries", "entries": [], "last": True})
+
+
+def contents(roots: Sequence[Tuple[str, Item]], lacks: Sequence[int]) -> Iterator[bytes]:
+    """The frames with the bytes of those files. `roots`: each item with where it is here.
+
+    Raises ProtocolError for what the receiver can't want, OSError for what can't be read.
+    """
+    for number in lacks:
+        if not 0 <= number < len(roots) or not stat.S_ISREG(roots[number][1].mode):
+            raise ProtocolError("The other side asks for a file that the parcel doesn't hold.")
+        file = os.open(roots[number][0], os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            at = 0
+            while True:
+                data = os.pread(file, PIECE, at)
+                if not data and at:
+                    break
+                yield protocol.encode_data({"do": "bytes", "n": number, "at": at}, data)
+                if not data:
+                    break
+                at += len(data)
+        finally:
+            os.close(file)
+    yield protocol.encode({"do": "parcel-end"})
+
+
+# The receiver.
+
+
+class Parcel:
+    """A parcel that comes into `root`, an empty folder of ours. `base`: the former copy, or ""."""
+
+    def __init__(self, root: str, base: str = "") -> None:
+        self.root = root
+        self.base = base
+        self.items: List[Item] = []
+        self._known = read_record(base)
+        self._file: Optional[BinaryIO] = None
+        self._number = -1
+
+    def announced(self, entries: Sequence[Any]) -> None:
+        """Some of what it will hold. ProtocolError for what leads out of it."""
+        for entry in entries:
+            item = Item(str(entry[0]), int(entry[1]), int(entry[2]), int(entry[3]), str(entry[4]))
+            parts = item.path.split("/")
+            if not item.path or "\0" in item.path + item.target or {"", ".", ".."} & set(parts):
+                raise ProtocolError("A parcel holds a path that leads out of it: %r" % item.path[:80])
+            self.items.append(item)
+
+    def lacks(self) -> List[int]:
+        """Make the folders, take what a former copy has; tell which files must come. May raise OSError."""
+        missing = []
+        for number, item in enumerate(self.items):
+            path = os.path.join(self.root, item.path)
+            if stat.S_ISDIR(item.mode):
+                os.makedirs(path, mode=0o700, exist_ok=True)
+            elif stat.S_ISREG(item.mode):
+                os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+                if not self._take(item):
+                    missing.append(number)
+        return missing
+
+    def _take(self, item: Item) -> bool:
+        """From the former copy, if it is there as it was sent: jobs may have changed it since."""
+        if self._known.get(item.path) != [item.size, item.mtime_ns]:
+            return False
+        try:
+            reader = os.open(os.path.join(self.base, item.path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            seen = os.fstat(reader)
+            if not stat.S_ISREG(seen.st_mode) or (seen.st_size, seen.st_mtime_ns) != item[2:4]:
+                return False
+            writer = self._create(item)
+            try:
+                clone(reader, writer, lambda _: None)
+            finally:
+                os.close(writer)
+        finally:
+            os.close(reader)
+        return True
+
+    def _create(self, item: Item) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.open(os.path.join(self.root, item.path), flags, 0o600)
+
+    def bytes(self, number: int, at: int, data: bytes) -> None:
+        """A piece of a file; files come one after the other. May raise OSError."""
+        if not 0 <= number < len(self.items) or not stat.S_ISREG(self.items[number].mode):
+            raise ProtocolError("A parcel brings a file that it did not announce.")
+        if number != self._number:
+            self._close()
+            self._file = open(self._create(self.items[number]), "wb", buffering=0)
+            self._number = number
+        assert self._file
+        self._file.seek(at)
+        view = memoryview(data)
+        while view:
+            view = view[self._file.write(view) or 0 :]
+
+    def _close(self) -> None:
+        if self._file:
+            self._file.close()
+        self._file, self._number = None, -1
+
+    def finish(self) -> None:
+        """All is here: links, modes and times, and everything on disk. May raise OSError."""
+        self._close()
+        files = [item for item in self.items if stat.S_ISREG(item.mode)]
+        for item in files:
+            path = os.path.join(self.root, item.path)
+            os.chmod(path, stat.S_IMODE(item.mode) & 0o777)
+            os.utime(path, ns=(item.mtime_ns, item.mtime_ns))
+        _onto_disk([os.path.join(self.root, item.path) for item in files])
+        for item in self.items:  # last, so that nothing was written through one
+            if stat.S_ISLNK(item.mode):
+                self._link(item)
+        for item in reversed(self.items):
+            if stat.S_ISDIR(item.mode):
+                path = os.path.join(self.root, item.path)
+                os.chmod(path, stat.S_IMODE(item.mode) | stat.S_IRWXU)
+                os.utime(path, ns=(item.mtime_ns, item.mtime_ns))
+
+    def _link(self, item: Item) -> None:
+        path = os.path.join(self.root, item.path)
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        os.symlink(item.target, path)
+
+    def record(self) -> Dict[str, List[int]]:
+        """Path → [size, mtime_ns] of its files, for write_record()."""
+        return {i.path: [i.size, i.mtime_ns] for i in self.items if stat.S_ISREG(i.mode)}
+
+
+def record_path(copy: str) -> str:
+    """What a copy was when it came."""
+    return copy + ".sent"
+
+
+def write_record(copy: str, record: Dict[str, List[int]]) -> None:
+    """Remember what came, so that the next parcel needn't bring it again."""
+    with open(record_path(copy), "w", encoding="utf-8", errors="surrogateescape") as file:
+        json.dump(record, file)
+
+
+def read_record(copy: str) -> Dict[str, List[int]]:
+    """{} where nothing is known of it."""
+    try:
+        with open(record_path(copy), encoding="utf-8", errors="surrogateescape") as file:
+            found = json.load(file)
+    except (OSError, ValueError):
+        return {}
+    return found if copy and isinstance(found, dict) else {}
+
+
+def _onto_disk(paths: List[str]) -> None:
+    """Sync them side by side: one after the other each would wait for its own write of the journal."""
+    failed: List[OSError] = []
+
+    def sync(some: List[str]) -> None:
+        for path in some:
+            try:
+                file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                try:
+                    os.fsync(file)
+                finally:
+                    os.close(file)
+            except OSError as error:
+                failed.append(error)
+
+    threads = [threading.Thread(target=sync, args=(paths[part::8],)) for part in range(min(8, len(paths)))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failed:
+        raise failed[0]
+
+
+def lacks_message(numbers: Sequence[int]) -> Iterator[Message]:
+    """What the receiver says of what it lacks, in messages of a bounded size."""
+    for at in range(0, len(numbers), 10 * MANY):
+        yield {"is": "lacks", "files": list(numbers[at : at + 10 * MANY])}
+    yield {"is": "lacks", "files": [], "last": True}
+
+
+def show_additions(base: str, part: str, written: Set[str], sent: Container[str]) -> Set[str]:
+    """Link into a new copy what jobs added to the former one, at the highest place where it has nothing.
+
+    `written`: the paths that the new one has; `sent`: those that the former one came with. What was sent then
+    and not now was deleted by the user: it stays away. Returns the copies that the links lead to.
+    """
+    copies = os.path.dirname(base)
+    shows: Set[str] = set()
+    todo = [""]
+    while todo:
+        folder = todo.pop()
+        for name in os.listdir(os.path.join(base, folder)):
+            path = os.path.join(folder, name)
+            if path in written:
+                if os.path.isdir(os.path.join(part, path)) and not os.path.islink(os.path.join(part, path)):
+                    todo.append(path)
+            elif path not in sent:
+                target = os.path.join(base, path)
+                shown = os.readlink(target) if os.path.islink(target) else target
+                os.symlink(shown, os.path.join(part, path))
+                if shown.startswith(copies + "/"):
+                    shows.add(os.path.join(copies, shown[len(copies) + 1 :].split("/")[0]))
+    return shows
+
+
+def turn_link(path: str, to: str) -> None:
+    """Make a link, or let it lead elsewhere."""
+    aside = "%s.%d" % (path, os.getpid())
+    os.symlink(to, aside)
+    os.rename(aside, path)

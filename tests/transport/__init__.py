@@ -1,0 +1,1 @@
+"""Connections, against a real sshd of the tests' own."""
