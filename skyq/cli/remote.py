@@ -21,7 +21,7 @@ NOT_BY_WAITING = frozenset({"auth", "host-key-unknown", "host-key-changed"})
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0  # seconds between tries to connect again
 PATIENCE_SUBMIT = 120.0  # seconds to connect again while it isn't known whether the job was queued
 PATIENCE = 3600.0  # seconds to connect again to a job that goes on
-DEATHS = 3  # agents that end without a word, one after the other
+FRUITLESS = 4  # connections in a row that are made and bring nothing
 _ENVIRONMENT = ("TERM", "NO_COLOR", "SKYQ_GRACE_S", "SKYQ_DEBUG")
 
 
@@ -135,7 +135,7 @@ class _Command:
         self.out = out or Screen()
         self.held: list[tuple[int, bytes]] = []
         """Printed there, but not yet known as a whole: it would come again on the next connection."""
-        self.deaths = 0
+        self.fruitless = 0
 
     def run(self, contact: Contact) -> int:
         """To its end; the exit code."""
@@ -148,6 +148,7 @@ class _Command:
 
     def converse(self, stream: Stream) -> int:
         """On one connection to the end of the verb."""
+        self.fruitless += 1
         conversation = Conversation(self.name, stream, self.request)
         try:
             for messages in conversation.messages():
@@ -156,7 +157,6 @@ class _Command:
                     if code is not None:
                         return code
                 self.out.flush()
-            self.deaths += 1
             raise ended(self.name, conversation)
         finally:
             conversation.close()
@@ -169,7 +169,7 @@ class _Command:
             if self.request["verb"] not in RESUMABLE:
                 self.release()
         elif what == "at":
-            self.deaths = 0
+            self.fruitless = 0
             self.request["place"] = message["place"]
             self.release()
         elif what == "ask":
@@ -181,7 +181,7 @@ class _Command:
             self.out.flush()
             return int(message["code"])
         elif self.take is not None:
-            self.deaths = 0
+            self.fruitless = 0
             reply = self.take(message)
             if reply is not None:
                 conversation.answer(reply)
@@ -195,12 +195,12 @@ class _Command:
 
     def connect_again(self, error: Unreachable) -> Stream:
         """A new connection instead of one that was lost; or the error, where none comes."""
-        if self.request["verb"] not in RESUMABLE or self.deaths >= DEATHS:
+        if self.request["verb"] not in RESUMABLE or self.fruitless >= FRUITLESS:
             raise error
         self.held.clear()
         self.out.flush()
-        what = str(error).splitlines()[0]
-        print("%s %s Connecting again ..." % (what, self.meanwhile()), file=sys.stderr, flush=True)
+        what = str(error).splitlines()[0].rstrip(".")
+        print("%s. %sConnecting again ..." % (what, self.meanwhile()), file=sys.stderr, flush=True)
         deadline, pause = time.monotonic() + (PATIENCE if self.job() else PATIENCE_SUBMIT), FIRST_PAUSE
         while True:
             time.sleep(pause)
@@ -218,8 +218,8 @@ class _Command:
     def meanwhile(self) -> str:
         """What becomes of the job."""
         if self.job():
-            return "Job %d goes on." % self.job()
-        return "Whether the job was queued isn't known yet." if self.request["order"] else ""
+            return "Job %d goes on. " % self.job()
+        return "Whether the job was queued isn't known yet. " if self.request["order"] else ""
 
     def afterwards(self) -> str:
         """What to type instead."""

@@ -73,11 +73,11 @@ class Receiver:
             raise _refused(folder)
         if len(job["files"]) > MOST_FILES:
             raise ProtocolError("The head has %d files for one job." % len(job["files"]))
+        sizes = {check_path(str(path)): int(size) for path, size in job["files"]}
         os.makedirs(self._root, 0o700, exist_ok=True)
         with _told(os.path.join(self._root, folder)):
             self._folder = _folder(folder, None, self._root)
         same = _text_of(MARK, self._folder) == str(job["mark"])
-        sizes = {str(path): int(size) for path, size in job["files"]}
         self._here = {path: self._found(path, size) if same else 0 for path, size in sizes.items()}
         self._job = job
         _write_text(MARK, self._folder, str(job["mark"]))
@@ -86,7 +86,6 @@ class Receiver:
 
     def _found(self, path: str, size: int) -> int:
         """How much of a file is here; nothing where more is here than there is."""
-        check_path(path)
         try:
             found = os.stat(path, dir_fd=self._folder, follow_symlinks=False).st_size
         except OSError:
@@ -138,15 +137,17 @@ def _told(path: str) -> Iterator[None]:
         raise SkyqError(text % (plain(path), error.strerror)) from None
 
 
-def check_path(path: str) -> None:
-    """Raise ProtocolError for what isn't the name of a file below a folder."""
+def check_path(path: str) -> str:
+    """The path. Raises ProtocolError for what isn't the name of a file below a folder."""
     parts = path.split("/")
     if len(parts) > DEEPEST or not all(map(_is_name, parts)) or path == MARK:
         raise _refused(path)
+    return path
 
 
 def _is_name(part: str) -> bool:
-    return part not in ("", ".", "..") and part.isprintable() and 0 < len(os.fsencode(part)) <= LONGEST
+    plain_text = part.isprintable() and "/" not in part
+    return plain_text and part not in ("", ".", "..") and len(os.fsencode(part)) <= LONGEST
 
 
 def _refused(path: str) -> ProtocolError:

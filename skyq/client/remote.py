@@ -33,7 +33,10 @@ class Conversation:
         self._stream = stream
         self._turn = threading.Lock()
         self._over = threading.Event()
-        self._write(greeting() + encode(request))
+        try:
+            self._write(greeting() + encode(request))
+        except Unreachable:
+            pass  # reading tells why
         threading.Thread(target=self._ping, daemon=True).start()
 
     def messages(self) -> Iterator[list[Message]]:

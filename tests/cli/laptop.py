@@ -9,6 +9,9 @@ with laptop.cut_off(): ...                    no way from one to the other
 from __future__ import annotations
 
 import json
+import os
+import pty
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +22,7 @@ import psutil
 from skyq.core.model import Device, Node
 from skyq.core.paths import Home
 from skyq.head.head import Head
-from tests.cluster import LocalQueue, Record, _result
-from tests.cluster import Result as Result
+from tests.cluster import LocalQueue, Record
 from tests.program import ROOT
 
 
@@ -81,15 +83,39 @@ class Laptop(LocalQueue):
         self._heads: dict[str, object] = {}
         self._write()
 
-    def knows(self, head: Far) -> None:
-        """From now on it reaches that head."""
-        self._heads[head.cluster] = {"argv": head.program, "env": {**head.env, "SKYQ_USER": "nobody"}}
+    def knows(self, head: Far, program: list[str] | None = None) -> None:
+        """From now on it reaches that head. `program`: what answers there instead of skyq."""
+        env = {**head.env, "SKYQ_USER": "nobody"}
+        self._heads[head.cluster] = {"argv": program or head.program, "env": env}
         self._write()
 
     def knows_unreachable(self, cluster: str, why: str) -> None:
         """There is such a cluster, but no way to its head."""
         self._heads[cluster] = {"unreachable": why}
         self._write()
+
+    def on_terminal(self, *words: str, typed: bytes = b"") -> tuple[int, str]:
+        """A command on a terminal that has colours: (exit code, what is on the screen)."""
+        ours, theirs = pty.openpty()
+        process = subprocess.Popen(
+            [*self.program, *words],
+            env={**self.env, "TERM": "xterm"},
+            cwd=self.user_home,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+        )
+        os.close(theirs)
+        os.write(ours, typed)
+        screen = bytearray()
+        try:
+            while data := os.read(ours, 65536):
+                screen += data
+        except OSError:
+            pass  # the last one has closed the terminal
+        os.close(ours)
+        return process.wait(60), screen.decode().replace("\r\n", "\n")
 
     def _write(self) -> None:
         self.known.write_text(json.dumps(self._heads))
@@ -102,6 +128,3 @@ class Laptop(LocalQueue):
             yield
         finally:
             self.cut.unlink()
-
-
-result = _result

@@ -1,7 +1,8 @@
-"""The command line on a laptop whose clusters' heads are processes of this machine: `python -m tests.cli.typed`.
+"""The command line on a laptop whose clusters' heads are processes of this machine: python -m tests.cli.typed
 
 All but SSH is real: skyq's own agent at the other end of two pipes, with the head's home. TYPED_HEADS says
 where: a JSON file, cluster → {argv, env}. While the file TYPED_CUT exists there is no way to any of them.
+TYPED_SILENCE: seconds that a side may be silent, instead of 20.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import tempfile
 import time
 
 from skyq.cli import cluster, main
-from skyq.client import heads
+from skyq.client import heads, remote
 from skyq.core.errors import Unreachable
 
 LOOK = 0.02  # seconds
@@ -102,4 +103,5 @@ if __name__ == "__main__":
     cluster.agent_stream = agent_stream  # type: ignore[assignment]
     cluster.end_remote = end_remote
     cluster.known = names
+    remote.SILENCE = float(os.environ.get("TYPED_SILENCE", remote.SILENCE))
     sys.exit(main.main())
