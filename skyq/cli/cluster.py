@@ -20,6 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from skyq.client.contact import Place
     from skyq.client.heads import Agent, Client
+    from skyq.client.slices import Whole
     from skyq.core.inventory import Host, Pool
     from skyq.transport.ssh import Session
 
@@ -121,15 +122,13 @@ def agent_stream(name: str, create: bool, accept_new: bool = False, quiet: bool 
 
 def end_remote(name: str, accept_new: bool = False) -> list[str]:
     """After its head has ended the queue: free the cluster's hosts and forget it. Returns what stays."""
-    from skyq.client import heads
+    from skyq.client import search
 
-    return heads.end(_client(accept_new, quiet=False), name)
+    return search.end(_client(accept_new, quiet=False), name)
 
 
 def _client(accept_new: bool, quiet: bool) -> Client:
-    from skyq import program
     from skyq.client.heads import Client
-    from skyq.client.slices import Whole
     from skyq.transport.login import Keyring
     from skyq.transport.trust import Trust
 
@@ -151,7 +150,13 @@ def _client(accept_new: bool, quiet: bool) -> Client:
         if not quiet:
             print(_shown(cluster, places), file=sys.stderr, flush=True)
 
-    return Client(home, pools(), dial, Whole(program.archive(), home.wheels, tell), tell, show)
+    def whole() -> Whole:
+        from skyq import program
+        from skyq.client.slices import Whole
+
+        return Whole(program.archive(), home.wheels, tell)
+
+    return Client(home, pools, dial, whole, tell, show)
 
 
 def _dim(line: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from skyq import __version__
 from skyq.client.landing import Facts, Landing, Unfit, program, shell_line
-from skyq.client.records import Remote
+from skyq.client.records import Remote, order
 from skyq.client.slices import Slice, Whole
 from skyq.core.errors import HostClaimed, SkyqError, Unreachable
 from skyq.core.inventory import Host, Pool
@@ -324,9 +324,7 @@ class _Making:
         names = set(self.state["nodes"])
         hosts = [guest.host for guest in self.party.guests if guest.name in names and guest is not head]
         self.party.tell("Cluster %s is there: its head is %s" % (self.name, head.name))
-        launcher = DEFAULT_LAUNCHER if head.found["usual"] else Home(head.found["root"]).launcher
-        remote = self._remote(tuple(hosts), launcher, newest_there(head))
-        return self._hand_over(remote, ())
+        return self._hand_over(self._remote(hosts, _launcher(head), _newest_version(head)), ())
 
     def _settle_workers(self) -> None:
         workers = [guest for guest in self.party.present if guest is not self.head]
@@ -338,8 +336,10 @@ class _Making:
         homes = {guest.facts["token"]: guest for guest in reversed(workers)}
         self.party.each(self._open_home, list(homes.values()))
         for guest in workers:
-            if not guest.trouble and homes[guest.facts["token"]].trouble:
-                guest.refuse(SkyqError(homes[guest.facts["token"]].trouble))
+            why = homes[guest.facts["token"]].trouble
+            if why and not guest.trouble:
+                _step_back(guest, self.name, self.state["id"])
+                guest.refuse(SkyqError(why))
 
     def _settle(self, guest: Guest) -> None:
         try:
@@ -368,7 +368,10 @@ class _Making:
                 id=self.state["id"],
                 launcher=self.launchers[token],
             )
+        except Unreachable:
+            raise
         except SkyqError as error:
+            _step_back(guest, self.name, self.state["id"])
             raise SkyqError(_named(guest, error)) from None
 
     def _introduce(self) -> None:
@@ -392,12 +395,15 @@ class _Making:
             places.append(Place(guest.name, role, _trouble(guest) or _has(guest)))
         workers = [guest.host for guest in self.party.present if guest is not self.head]
         launcher = self.launchers[self.head.facts["token"]]
-        newer = _newest(self.head.found["builds"], above=__version__)
-        version = newest_there(self.head) if newer else __version__
-        return self._hand_over(self._remote(tuple(workers), launcher, version), tuple(places))
+        version = max(__version__, _newest_version(self.head), key=order)
+        return self._hand_over(self._remote(workers, launcher, version), tuple(places))
 
-    def _remote(self, workers: tuple[Host, ...], launcher: str, version: str) -> Remote:
-        return Remote(self.name, self.state["id"], self.pool.name, self.head.host, workers, launcher, version)
+    def _remote(self, workers: Sequence[Host], launcher: str, version: str) -> Remote:
+        state, head = self.state, self.head.host
+        return Remote(
+            *(self.name, state["id"], self.pool.name, head, tuple(workers)),
+            *(launcher, state["state_dir"], version),
+        )
 
     def _hand_over(self, remote: Remote, places: tuple[Place, ...]) -> Made:
         """Keep the connection to the head, and no other."""
@@ -451,21 +457,29 @@ def _version(found: Facts) -> str:
     return ".".join(map(str, found["python"]))
 
 
-def newest_there(guest: Guest) -> str:
-    """The version of the newest skyq that was there; this one's where there was none."""
+def _newest_version(guest: Guest) -> str:
+    """Of the skyq that was there; this one's where there was none."""
     match = _BUILD.fullmatch(_newest(guest.found["builds"], above="0"))
     return match[1] if match else __version__
+
+
+def _launcher(guest: Guest) -> str:
+    return DEFAULT_LAUNCHER if guest.found["usual"] else Home(guest.found["root"]).launcher
+
+
+def record(name: str, pool: str, head: Guest, workers: Sequence[Host]) -> Remote:
+    """Of a cluster that is there, by the claim on its head."""
+    claim = head.claim
+    return Remote(
+        *(name, str(claim.get("id")), pool, head.host, tuple(workers)),
+        *(_launcher(head), str(claim.get("state_dir")), _newest_version(head)),
+    )
 
 
 def _newest(builds: Iterable[str], above: str) -> str:
     """The file of the newest skyq there, if that is newer than one; else ""."""
     found = [(order(match[1]), name) for name in builds if (match := _BUILD.fullmatch(name))]
     return max([each for each in found if each[0] > order(above)], default=((), ""))[1]
-
-
-def order(version: str) -> tuple[int, ...]:
-    """What versions are compared by."""
-    return tuple(int(number) for number in re.findall(r"\d+", version))
 
 
 def _about(guest: Guest) -> Facts:
@@ -547,20 +561,18 @@ def upgrade(party: Party) -> tuple[str, list[str]]:
     return next(iter(homes.values())), [guest.trouble for guest in party.guests if guest.trouble]
 
 
-def free(party: Party, guests: Sequence[Guest], cluster: str, cluster_id: str) -> list[str]:
-    """End the hosts' part in a cluster. Returns what could not be done.
+def free(party: Party, guests: Sequence[Guest], cluster: str, cluster_id: str) -> None:
+    """End the hosts' part in a cluster; those where that can't be done have trouble.
 
-    `cluster_id`: "" for what their claims say.
+    `cluster_id`: of what isn't claimed any more.
     """
 
     def part(guest: Guest) -> None:
+        its_id = guest.claim["id"] if guest.is_of(cluster) else cluster_id
         try:
-            there = _newest(guest.found["builds"], above="0")
-            party.become(guest, as_head=False, build=there)
-            its_id = cluster_id or str(guest.claim.get("id"))
+            party.become(guest, as_head=False, build=_newest(guest.found["builds"], above="0"))
             guest.ask("leave", cluster=cluster, id=its_id, end=True)
         except SkyqError as error:
             raise SkyqError(_named(guest, error)) from None
 
     party.each(part, guests)
-    return [guest.trouble for guest in party.guests if guest.trouble]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from typing import Any, NamedTuple
 
 from skyq.core.errors import SkyqError
@@ -25,6 +26,8 @@ class Remote(NamedTuple):
     workers: tuple[Host, ...]
     launcher: str
     """See core.keylines.shell_line()."""
+    state_dir: str
+    """Where its queue is on the head."""
     version: str
     """Of the skyq there, as far as known."""
 
@@ -46,6 +49,7 @@ def read(home: Home, name: str) -> Remote | None:
             _host(found["head"]),
             tuple(map(_host, found["workers"])),
             str(found["launcher"]),
+            str(found["state_dir"]),
             str(found["version"]),
         )
     except (OSError, ValueError, KeyError, TypeError):
@@ -87,6 +91,11 @@ def names(home: Home) -> list[str]:
     except OSError:
         return []
     return sorted(name[: -len(ENDING)] for name in found if name.endswith(ENDING))
+
+
+def order(version: str) -> tuple[int, ...]:
+    """What versions are compared by."""
+    return tuple(int(number) for number in re.findall(r"\d+", version))
 
 
 def _fields(host: Host) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 
 _LINES = re.compile(rb"[^\n]*\n|[^\n]+")
-_HARMLESS = re.compile(r"[\w./+,:@%-]+", re.ASCII)
+_HARMLESS = re.compile(r"~?[\w./+,:@%-]+", re.ASCII)
 DEFAULT_LAUNCHER = "~/.skyq/bin/skyq"
 
 
@@ -21,19 +21,20 @@ class NoLine(Exception):
     """The command can't be written as a line; the text says why."""
 
 
-def shell_line(launcher: str, words: str, missing: str = "") -> str:
+def shell_line(launcher: str, words: str, needs: str = "", else_say: str = "") -> str:
     """What starts skyq's launcher, for any login shell: sh, csh, fish. `words` are harmless. Raises NoLine.
 
     `launcher`: its path, or DEFAULT_LAUNCHER, which each account finds in its own home. It is given to sh, as
-    a home may be mounted so that nothing in it can be executed. `missing`: the word to say if it isn't there.
+    a home may be mounted so that nothing in it can be executed. Where that isn't there, or a file that it
+    `needs`, one word is said instead, if one is given.
     """
-    if launcher == DEFAULT_LAUNCHER:
-        path = "$HOME" + launcher[1:]
-    elif _HARMLESS.fullmatch(launcher):
-        path = launcher
-    else:
-        raise NoLine("%s holds characters that mean something to a shell" % launcher)
-    first = 'test -e "%s" || echo %s; ' % (path, missing) if missing else ""
+    path = "$HOME" + launcher[1:] if launcher == DEFAULT_LAUNCHER else launcher
+    for each in (launcher, needs):
+        if each and not _HARMLESS.fullmatch(each):
+            raise NoLine("%s holds characters that mean something to a shell" % each)
+    first = ""
+    if else_say:
+        first = 'test -e "%s" && test -e "%s" || { echo %s; exit 0; }; ' % (path, needs or path, else_say)
     return "/bin/sh -c '%sexec /bin/sh \"%s\" %s'" % (first, path, words)
 
 

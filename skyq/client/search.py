@@ -1,0 +1,142 @@
+"""Clusters elsewhere of which this machine knows too little: they are looked for among the hosts of the
+inventory, made, upgraded, and freed when they end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from skyq import __version__
+from skyq.client import contact, records
+from skyq.client.contact import Guest, Party
+from skyq.client.heads import Client, Unknown, Way, older
+from skyq.client.records import Remote
+from skyq.core.errors import SkyqError, Unreachable
+from skyq.core.inventory import Host, Pool
+
+
+def _party(client: Client, hosts: Iterable[Host]) -> Party:
+    return Party(hosts, client.dial, client.whole(), client.tell)
+
+
+def find(client: Client, name: str) -> Way:
+    """The cluster, by what the hosts of all pools say whose they are; nothing is changed there.
+
+    Raises Unknown, SkyqError.
+    """
+    pools = client.pools()
+    if not pools:
+        raise Unknown(_no_cluster(name, "There are no pools in %s." % client.home.inventory))
+    party = _party(client, _hosts_of(pools, name))
+    client.tell("Looking for cluster %s on the hosts of your pools" % name)
+    try:
+        party.each(party.arrive)
+        remote = _seen(client, party, name)
+    finally:
+        party.close()
+    records.write(client.home, remote)
+    if older(remote.version):
+        remote = upgrade(client, remote)
+    return remote, client.dial(remote.head, None)
+
+
+def find_or_make(client: Client, name: str) -> Way:
+    """The cluster, made of the pool of that name if it isn't there."""
+    pool = client.pools().get(name)
+    if pool is None:
+        return find(client, name)
+    records.forget(client.home, name)
+    made = contact.make(name, pool, _party(client, pool.hosts))
+    records.write(client.home, made.remote)
+    if made.places:
+        client.show(name, made.places)
+    if older(made.remote.version):
+        made.session.close()
+        remote = upgrade(client, made.remote)
+        return remote, client.dial(remote.head, None)
+    return made.remote, made.session
+
+
+def upgrade(client: Client, remote: Remote) -> Remote:
+    """Bring an older skyq there up to this version. Raises SkyqError when its head can't have that."""
+    client.tell("Cluster %s has skyq %s: sending it %s" % (remote.name, remote.version, __version__))
+    party = _party(client, remote.hosts)
+    try:
+        launcher, behind = contact.upgrade(party)
+    finally:
+        party.close()
+    for trouble in behind:
+        client.tell("%s (it keeps skyq %s)" % (trouble, remote.version))
+    remote = remote._replace(version=__version__, launcher=launcher)
+    records.write(client.home, remote)
+    return remote
+
+
+# By the claims of the hosts.
+
+
+def _hosts_of(pools: Mapping[str, Pool], first: str) -> list[Host]:
+    """All hosts, once each, those of the pool of that name before the others."""
+    found: dict[tuple[str, int | None], Host] = {}
+    for pool in sorted(pools.values(), key=lambda pool: pool.name != first):
+        for host in pool.hosts:
+            found.setdefault((host.ip, host.port), host)
+    return list(found.values())
+
+
+def _seen(client: Client, party: Party, name: str) -> Remote:
+    ours = [guest for guest in party.present if guest.is_of(name)]
+    head = next((guest for guest in ours if guest.claim.get("headed")), None)
+    if head is None:
+        raise _why_unseen(client, party, name, ours)
+    workers = [guest for guest in ours if guest is not head and guest.claim["id"] == head.claim["id"]]
+    pool = name if name in client.pools() else ""
+    return contact.record(name, pool, head, [worker.host for worker in workers])
+
+
+def _why_unseen(client: Client, party: Party, name: str, ours: list[Guest]) -> SkyqError:
+    troubles = "".join("\n" + guest.trouble for guest in party.guests if guest.trouble)
+    if ours:
+        head = ours[0].claim.get("head")
+        text = "Cluster '%s' has its head on %s, which %s is of, too. Only the head can be asked: %s%s"
+        in_pools = any(guest.found.get("hostname") == head or guest.name == head for guest in party.guests)
+        todo = "try again when it is back." if in_pools else "add it to a pool in %s." % client.home.inventory
+        return Unreachable(text % (name, head, ours[0].name, todo, troubles), "other")
+    for guest in party.present:
+        if guest.claim.get("cluster") == name:
+            return SkyqError(contact.claimed(guest.name, guest.claim))
+    if not party.present:
+        text = "Cluster '%s' is not known here, and no host of your pools can be asked about it:%s"
+        return Unreachable(text % (name, troubles), party.guests[0].kind or "other")
+    if name in client.pools():
+        return Unknown(_no_cluster(name, "`skyq exec %s ...` makes it from the pool." % name) + troubles)
+    return Unknown(_no_cluster(name, "No host of your pools belongs to it (see `skyq status`).") + troubles)
+
+
+def _no_cluster(name: str, more: str) -> str:
+    return "Cluster '%s' does not exist. %s" % (name, more)
+
+
+# The end.
+
+
+def end(client: Client, name: str) -> list[str]:
+    """Free the hosts of a cluster whose queue has been ended, and forget it. Returns what wasn't done."""
+    remote = records.read(client.home, name)
+    known = {host.ip for host in remote.hosts} if remote else set()
+    pools = client.pools()
+    # Another machine may have made the cluster anew since, of other hosts.
+    others = pools[name].hosts if name in pools else () if remote else _hosts_of(pools, name)
+    party = _party(client, [*(remote.hosts if remote else ()), *(h for h in others if h.ip not in known)])
+    try:
+        party.each(party.arrive)
+        head = party.guests[0]
+        if remote and not head.trouble:
+            party.arrive_through(head)
+        concerned = [guest for guest in party.present if guest.name in known or guest.is_of(name)]
+        contact.free(party, concerned, name, remote.id if remote else "")
+        left = [guest.trouble for guest in party.guests if guest.trouble and guest.name in known]
+    finally:
+        party.close()
+    records.forget(client.home, name)
+    return left
