@@ -99,6 +99,7 @@ def scale(waiting: int = 10_000) -> None:
     """With 10,000 jobs that wait: a tick, and `queue`."""
     from skyq.head import tick
     from skyq.head.board import Board
+    from skyq.head.pulls import Pulls
     from skyq.store.store import Store
 
     queue = Queue(devices=4)
@@ -106,14 +107,14 @@ def scale(waiting: int = 10_000) -> None:
     for amount in (10_000, 20_000, 40_000, 5_000):
         queue.fill(waiting // 4, "true", amount=amount)
     store = Store.open(str(queue.state / "queue.db"))
-    board, nodes = Board(), store.nodes()
+    board, nodes, pulls = Board(), store.nodes(), Pulls()
     began = time.perf_counter()
-    tick.tick(store, board, nodes)
+    tick.tick(store, board, nodes, pulls)
     first = time.perf_counter() - began
     taken = []
     for _ in range(20):
         began = time.perf_counter()
-        acts = tick.tick(store, board, nodes)
+        acts = tick.tick(store, board, nodes, pulls)
         taken.append(time.perf_counter() - began)
         assert all(job == 1 for job, _ in acts.start), "a device was given twice"
     store.close()

@@ -24,7 +24,7 @@ LAYERS = {
     "transport": {"core"},
     "client": {"core", "transport", "store"},
     "head": {"core", "transport", "store"},
-    "node": {"core"},
+    "node": {"core", "transport"},
     "cli": {"core", "transport", "store", "client", "head", "node"},
 }
 """What each layer may import besides itself: less than the picture allows node, which needs no more."""

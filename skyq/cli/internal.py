@@ -11,9 +11,11 @@ if TYPE_CHECKING:
 
 
 def main(verb: str, words: list[str]) -> int:
-    """`_dispatcher CLUSTER`; `_node RUNS`, or on a worker `_node @CLUSTER`."""
+    """`_dispatcher CLUSTER`; `_node RUNS`, on a worker `_node @CLUSTER`; `_courier CLUSTER NODE COPY...`."""
     if verb == "_node":
         return _node(words[0])
+    if verb == "_courier":
+        return _courier(words[0], words[1], words[2:])
     return _dispatcher(words[0])
 
 
@@ -64,5 +66,29 @@ def _dispatcher(cluster: str) -> int:
 
         return LocalChannel([*program.argv(), "_node", where.runs])
 
-    dispatcher.run(where, cluster, connect)
+    def courier(node: str, names: list[str]) -> list[str]:
+        return [*program.argv(), "_courier", cluster, node, *names]
+
+    dispatcher.run(where, cluster, connect, courier)
     return 0
+
+
+def _courier(cluster: str, name: str, copies: list[str]) -> int:
+    from skyq.core.paths import Home
+    from skyq.head import courier
+    from skyq.store.place import home_root, state_home
+    from skyq.store.store import Store
+    from skyq.transport.channel import SshChannel
+
+    where = state_home().cluster(cluster)
+    store = Store.open(where.database)
+    reach = next(node.reach for node in store.nodes() if node.name == name)
+    store.close()
+    assert reach is not None
+
+    def connect() -> Channel:
+        return SshChannel(reach, where.key, where.known_hosts, "skyq")
+
+    code, why = courier.main(connect, where, Home(home_root()), copies)
+    print(why, flush=True)
+    return code

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 HIDDEN = {
     "_dispatcher": "internal",
     "_node": "internal",
+    "_courier": "internal",
     "_setup": "setup",
     "_agent": "agent",
     "tick": "tick",

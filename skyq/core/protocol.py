@@ -24,10 +24,11 @@ so that it never will. exited says how the script ended while processes of the s
 says that no process of it does. A code below 0 means that the exit status can't be known, or that
 nothing ran (why tells). over lets a step's leftovers end: its job is over.
 
-A spec: script (the user's text), env (the whole environment), cwd ("" for ~/sky_workdir), log (path,
-or "" for the run directory), grace (seconds between TERM and KILL), linger (leftovers live until
-`over`), hold (wait for `go` when all is ready; without one in so many seconds it never starts), tail
-({from, sizes}: its log is wanted from an offset on: the bytes, or with `sizes` only how long it is).
+A spec: script (the user's text), env (the whole environment), cwd ("" for ~/sky_workdir), copy (instead of
+cwd, the name of a folder that came as a parcel: transport/parcel.py says how), log (path, or "" for the run
+directory), grace (seconds between TERM and KILL), linger (leftovers live until `over`), hold (wait for `go`
+when all is ready; without one in so many seconds it never starts), tail ({from, sizes}: its log is wanted
+from an offset on: the bytes, or with `sizes` only how long it is).
 
 hello tells which steps this node still has something of: what the head doesn't know of, it stops. tail asks
 for the log of a step that is gone. Bytes of logs come when nothing else is to be said; log-end after all.

@@ -19,8 +19,9 @@ from skyq.core.lifecycle import GONE, Phase
 from skyq.core.model import Job, Node
 from skyq.core.paths import ClusterDir
 from skyq.core.protocol import UNKNOWN, Message
-from skyq.head import specs, wake
+from skyq.head import courier, specs, wake
 from skyq.head.board import Board
+from skyq.head.couriers import Argv, Couriers
 from skyq.head.links import CONNECTING, Key, Link
 from skyq.head.pulls import Pulls, Source
 from skyq.head.tick import Acts, tick
@@ -49,7 +50,7 @@ CRON_GOODBYE = 2.0  # seconds that crontab(1) gets to end when the dispatcher le
 Connect = Callable[[Node], Channel]
 
 
-def run(where: ClusterDir, cluster: str, connect: Connect) -> None:
+def run(where: ClusterDir, cluster: str, connect: Connect, courier: Argv) -> None:
     """Be the dispatcher if nobody else is, as long as there is work."""
     _note("%d: dispatcher of %s" % (os.getpid(), cluster))
     os.umask(0o077)
@@ -60,7 +61,7 @@ def run(where: ClusterDir, cluster: str, connect: Connect) -> None:
         while True:
             with tick_lock(where.tick_lock, wait=0) as held:
                 if held:
-                    Dispatcher(where, cluster, connect).serve()
+                    Dispatcher(where, cluster, connect, courier).serve()
                     break  # and look once more: a submit may have come while it was leaving
             if wake.knock(where) or time.monotonic() > deadline:
                 return  # another one serves
@@ -83,13 +84,14 @@ def _work(where: ClusterDir, first: bool) -> bool:
 class Dispatcher:
     """Holds tick.lock for its life."""
 
-    def __init__(self, where: ClusterDir, cluster: str, connect: Connect) -> None:
+    def __init__(self, where: ClusterDir, cluster: str, connect: Connect, courier: Argv) -> None:
         self.where = where
         self.cluster = cluster
         self.connect = connect
         self.store = Store.open(where.database)
         self.board = Board()
         self.pulls = Pulls()
+        self.couriers = Couriers(courier)
         self.links: Dict[str, Link] = {}
         self.nodes: Tuple[Node, ...] = ()
         self.paused: Dict[str, Tuple[float, str]] = {}
@@ -131,6 +133,7 @@ class Dispatcher:
             self.door.close()
             for link in self.links.values():
                 link.close(release=self.cluster == "local" and not self.board.jobs)
+            self.couriers.close()
             if self.cron:
                 self.cron.join(CRON_GOODBYE)
             self.store.close()
@@ -176,7 +179,7 @@ class Dispatcher:
         poll = select.poll()
         poll.register(self.door, select.POLLIN)
         connected = {fd: link for link in self.links.values() if (fd := link.fileno()) is not None}
-        for fd in connected:
+        for fd in (*connected, *self.couriers.filenos()):
             poll.register(fd, select.POLLIN)
         # A connection that takes no more now is tried again soon: its reader is only busy.
         crowded = any(link.wants_to_write() for link in self.links.values())
@@ -184,6 +187,8 @@ class Dispatcher:
         ready = {fd for fd, _ in poll.poll(timeout * 1000)}
         if self.door.fileno() in ready:
             self._answer_knocks()
+        for fd in ready.intersection(self.couriers.filenos()):
+            self._see_courier(fd)
         for fd, link in connected.items():
             if link.wants_to_write():
                 link.flush()
@@ -221,6 +226,20 @@ class Dispatcher:
         soon = 0.0 if self.board.dirty else time.monotonic() + FLUSH
         self.tick_at = min(self.tick_at, soon)
 
+    def _see_courier(self, fd: int) -> None:
+        """One has ended: who waited for it starts now, or can't."""
+        node, why, errands = self.couriers.returned(fd)
+        for job_id, step in errands:
+            job = self.board.jobs.get(job_id)
+            if job is None or step in self.board.phases.get(job_id, {step: None}):
+                continue  # it was cancelled meanwhile
+            if why:
+                self.board.phases[job_id][step] = Phase(GONE, UNKNOWN, why=why, unstarted=True)
+            self.board.dirty.add(job_id)
+        if why:
+            self._pause(node, "its folder did not come: " + why)
+        self.tick_at = 0.0
+
     def _pause(self, node: str, why: str) -> None:
         self.paused[node] = (time.monotonic() + NODE_PAUSE, why)
 
@@ -231,6 +250,7 @@ class Dispatcher:
             next_at = min(next_at, link.keep_up(now))
             if link.losses:
                 link.losses = 0
+                self.couriers.forget(link.node.name)
                 self.board.ask_again(link.node.name)
                 self.pulls.ask_again(link.node.name)
                 self.tick_at = min(self.tick_at, now + FLUSH)
@@ -271,7 +291,9 @@ class Dispatcher:
         }
         for node in self.nodes:
             if node.name not in self.links:
-                link = Link(node, claim, self.connect, since.get(node.name, ""))
+                # A worker sees no folder of the head's: its claim must not look like a deleted queue's.
+                its = {**claim, "state_dir": ""} if node.reach else claim
+                link = Link(node, its, self.connect, since.get(node.name, ""))
                 link.unwanted = self._unwanted
                 self.links[node.name] = link
 
@@ -367,6 +389,10 @@ class Dispatcher:
             return  # it is asked when it is
         try:
             spec = specs.step_spec(self._facts(), job, step, self.board.specs[job.id])
+            cwd = self.board.specs[job.id].get("cwd", "") if link.node.reach else ""
+            names = courier.copies_of(self.where, cwd)
+            if not self.couriers.fetch(link.node.name, names, (job.id, step)):
+                return  # it is asked when that is there
             spec["tail"] = self.pulls.wish(self._source(job, step))
         except (SkyqError, OSError) as error:
             # What the disk does not allow now may work later. Secrets that can't be read never will.

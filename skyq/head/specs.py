@@ -16,6 +16,7 @@ from skyq.core.errors import StoreError, UsageError
 from skyq.core.model import Device, Job, Node, Task
 from skyq.core.paths import ClusterDir, host_word, step_log
 from skyq.core.protocol import Message
+from skyq.head import courier
 from skyq.store.store import Store
 
 GRACE = 30.0  # seconds between TERM and KILL at a cancel; SkyPilot's
@@ -167,6 +168,7 @@ def step_spec(cluster: Cluster, job: Job, step: str, spec: Message) -> Message:
         "script": spec[kind],
         "env": env,
         "cwd": "" if node.reach else spec.get("cwd", ""),
+        "copy": (courier.copies_of(where, spec.get("cwd", "")) or [""])[0] if node.reach else "",
         "log": "" if node.reach else log_path(cluster, job, step),
         "grace": spec["grace"],
         "linger": kind == "setup" or len(grants) > 1,

@@ -10,7 +10,6 @@ A copy is made aside and renamed when it is whole: a killed copy is never anybod
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
@@ -22,10 +21,9 @@ from typing import Any, Callable, Dict, Iterable, List, Protocol, Set, Tuple
 from skyq.core.errors import StoreError, TaskError
 from skyq.core.paths import ClusterDir
 from skyq.store.place import make_private
+from skyq.transport.parcel import clone, show_additions, turn_link
 
-_FICLONE = 0x40049409
 JUST_BEGUN = 60.0  # seconds
-CHUNK = 8 * 1024 * 1024  # bytes per system call, so that progress shows
 
 
 class Item(Protocol):
@@ -46,7 +44,7 @@ class Item(Protocol):
 
 PART = ".part"
 """Ends the name of a copy that isn't whole yet."""
-_NOTHING: Dict[str, Any] = {"shows": [], "paths": [], "shown_at": ""}
+_NOTHING: Dict[str, Any] = {"shows": [], "paths": [], "whole": [], "shown_at": ""}
 FORMER = "before-the-first-copy"
 """The name of the folder that `~/sky_workdir` was."""
 MOUNT = "mount"
@@ -134,8 +132,10 @@ class Copy:
 
         `base`: the copy before it, or "". `target`: where it will be shown, for a file_mount.
         """
-        shows = _show_additions(base, self.part, _tree(self.part)) if base else set()
+        whole = _tree(self.part)
+        shows = show_additions(base, self.part, whole, set(read_manifest(base)["paths"])) if base else set()
         record = {"shows": sorted(shows), "paths": sorted(self.sent), "shown_at": target}
+        record["whole"] = sorted(whole)  # what workers get of it
         with open(manifest(self.path), "w", encoding="utf-8", errors="surrogateescape") as file:
             json.dump(record, file)
         os.rename(self.part, self.path)
@@ -144,7 +144,7 @@ class Copy:
     def show_at(self, target: str) -> None:
         """Let a path outside, see check_mount(), be what this copy holds as MOUNT."""
         os.makedirs(os.path.dirname(target), exist_ok=True)
-        _turn_link(target, os.path.join(self.path, MOUNT))
+        turn_link(target, os.path.join(self.path, MOUNT))
 
     def discard(self) -> None:
         """The job was not submitted after all."""
@@ -178,7 +178,7 @@ def copy_one(source: str, into: str, item: Item, progress: Callable[[int], None]
     try:
         writer = os.open(into, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            _copy_bytes(reader, writer, progress)
+            clone(reader, writer, progress)
             os.fchmod(writer, stat.S_IMODE(item.mode) & 0o777)
             os.utime(writer, ns=(item.mtime_ns, item.mtime_ns))
             os.fsync(writer)
@@ -188,30 +188,6 @@ def copy_one(source: str, into: str, item: Item, progress: Callable[[int], None]
         raise StoreError("%s: %s. Nothing was submitted." % (into, error.strerror)) from None
     finally:
         os.close(reader)
-
-
-def _copy_bytes(reader: int, writer: int, progress: Callable[[int], None]) -> None:
-    size = os.fstat(reader).st_size
-    try:
-        fcntl.ioctl(writer, _FICLONE, reader)
-        progress(size)
-        return
-    except OSError:
-        pass  # ext4 and others have no clones
-    while True:
-        done = _copy_some(reader, writer)
-        if done == 0:
-            return
-        progress(done)
-
-
-def _copy_some(reader: int, writer: int) -> int:
-    try:
-        return os.copy_file_range(reader, writer, CHUNK)
-    except OSError as error:
-        if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
-            raise
-        return os.sendfile(writer, reader, None, CHUNK)
 
 
 def _join(root: str, path: str) -> str:
@@ -226,34 +202,8 @@ def _tree(root: str) -> Set[str]:
     return found
 
 
-def _show_additions(base: str, part: str, written: Set[str]) -> Set[str]:
-    """Link what jobs added to the former copy, at the highest place where the new one has nothing.
-
-    What was sent along with the former copy and isn't in the new one was deleted by the user: it stays away.
-    Returns the copies that the links lead into.
-    """
-    sent = set(read_manifest(base)["paths"])
-    copies = os.path.dirname(base)
-    shows: Set[str] = set()
-    todo = [""]
-    while todo:
-        folder = todo.pop()
-        for name in os.listdir(os.path.join(base, folder)):
-            path = os.path.join(folder, name)
-            if path in written:
-                if os.path.isdir(os.path.join(part, path)) and not os.path.islink(os.path.join(part, path)):
-                    todo.append(path)
-            elif path not in sent:
-                target = os.path.join(base, path)
-                shown = os.readlink(target) if os.path.islink(target) else target
-                os.symlink(shown, os.path.join(part, path))
-                if shown.startswith(copies + "/"):
-                    shows.add(os.path.join(copies, shown[len(copies) + 1 :].split("/")[0]))
-    return shows
-
-
 def read_manifest(copy: str) -> Dict[str, Any]:
-    """paths, shows, shown_at; empty ones for a folder that has none."""
+    """paths, whole, shows, shown_at; empty ones for a folder that has none."""
     try:
         with open(manifest(copy), encoding="utf-8", errors="surrogateescape") as file:
             return {**_NOTHING, **json.load(file)}
@@ -297,13 +247,7 @@ def linked() -> str:
 
 def make_current(copy: str) -> None:
     """Let `~/sky_workdir` be that copy; see adopt()."""
-    _turn_link(default(), copy)
-
-
-def _turn_link(path: str, to: str) -> None:
-    aside = "%s.%d" % (path, os.getpid())
-    os.symlink(to, aside)
-    os.rename(aside, path)
+    turn_link(default(), copy)
 
 
 def check_mount(where: ClusterDir, target: str) -> None:

@@ -20,6 +20,7 @@ from skyq.core.paths import ClaimDir, RunDir, Wrappers
 from skyq.core.protocol import Message
 from skyq.node import claim, containers, proc, shim
 from skyq.node.baseenv import base_env, bash
+from skyq.node.copies import Copies
 from skyq.node.records import End, Record, Started, fence, look, refusal
 from skyq.node.tails import LOOK, Key, Tail, Tails
 
@@ -70,7 +71,9 @@ class Agent:
         self.outbox = bytearray()
         """What the connection didn't take yet."""
         self.tails = Tails()
+        self.copies = Copies(runs, self.say)
         self.do: Dict[str, Callable[[Message], None]] = {
+            **{what: self.copies.hear for what in self.copies.do},
             "start": self.start,
             "go": self.go,
             "tail": self.tail,
@@ -179,12 +182,18 @@ class Agent:
                 fresh = True
             except FileExistsError:
                 fresh = not step.child and look(run) is Record.FRESH
-            if fresh:
+            if fresh and not self.has_copy(message["spec"]):
+                self.refuse(step, "its folder is no longer on this node")
+            elif fresh:
                 self.fork(step, message["spec"])
             else:
                 self.look_at(step)
         except OSError as error:
             self.refuse(step, "%s: %s" % (run.root, error.strerror))
+
+    def has_copy(self, spec: Message) -> bool:
+        """Whether the folder is here that the step is to run in."""
+        return not spec.get("copy") or os.path.isdir(self.copies.path(spec["copy"]))
 
     def go(self, message: Message) -> None:
         """Let a prepared step run."""
@@ -270,6 +279,8 @@ class Agent:
         """The spec with what only the node knows."""
         env = {**spec["env"], "SKYQ_STEP_ID": os.path.basename(step.run.root)}
         wrappers = Wrappers.beside(self.runs).root
+        if spec.get("copy"):
+            spec = {**spec, "cwd": os.path.realpath(self.copies.path(spec["copy"]))}
         return {**spec, "env": env, "base": self.base, "shell": self.bash, "wrappers": wrappers}
 
     def look_at(self, step: _Step) -> None:

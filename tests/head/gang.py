@@ -191,7 +191,7 @@ def main(root: Path) -> None:
         os.environ["HOME"] = os.environ["SKYQ_CLAIM_DIR"] = str(root / ("node%d" % node.index))
         return LocalChannel([sys.executable, "-m", "skyq", "_node", runs(root, node.index)])
 
-    dispatcher.run(ClusterDir(str(root / "cluster")), "lab", connect)
+    dispatcher.run(ClusterDir(str(root / "cluster")), "lab", connect, lambda node, names: ["false"])
 
 
 if __name__ == "__main__":
