@@ -10,7 +10,10 @@ from skyq.cli.parser import Parser, confirm
 from skyq.cli.user import user
 from skyq.core import states
 from skyq.core.errors import SkyqError, UsageError
-from skyq.head.head import Head
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from skyq.head.head import Head
 
 PATIENCE = 2.0  # seconds to see the processes end; most do at once
 LOOK = 0.01  # seconds

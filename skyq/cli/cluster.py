@@ -11,9 +11,7 @@ import os
 import sys
 
 from skyq.core.errors import HostClaimed, InventoryError, SkyqError
-from skyq.core.model import Device, Node
 from skyq.core.paths import ClaimDir, Home
-from skyq.head.head import Head
 from skyq.store.place import home_root, make_private, state_home
 
 TYPE_CHECKING = False
@@ -21,7 +19,9 @@ if TYPE_CHECKING:
     from skyq.client.contact import Place
     from skyq.client.heads import Agent, Client
     from skyq.client.slices import Whole
-    from skyq.core.inventory import Host, Pool
+    from skyq.core.host import Host, Pool
+    from skyq.core.model import Node
+    from skyq.head.head import Head
     from skyq.transport.ssh import Session
 
 LOCAL = "local"
@@ -46,6 +46,8 @@ def open_head(name: str, refresh: bool = True) -> Head:
         from skyq.core.logtext import plain
 
         raise SkyqError("Cluster '%s' does not exist on this machine." % plain(name))
+    from skyq.head.head import Head
+
     home = _own_state()
     head = Head(home.cluster(name), name)
     if refresh and name == LOCAL:
@@ -258,6 +260,7 @@ def _tell(notes: list[str]) -> None:
 
 def local_node(home: Home) -> Node:
     """This machine: as the inventory declares it, the rest as found."""
+    from skyq.core.model import Device, Node
     from skyq.node import probe
 
     found = _pools(home.inventory)

@@ -6,7 +6,10 @@ from fnmatch import fnmatchcase
 from typing import Callable
 
 from skyq.core.model import Job
-from skyq.head.head import Head
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from skyq.head.head import Head
 
 LONGEST = 18  # digits that a database takes
 NOBODYS = 0  # the id of no job

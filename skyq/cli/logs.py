@@ -14,11 +14,11 @@ from skyq.cli.render import Style
 from skyq.cli.user import user
 from skyq.core import states
 from skyq.core.model import Job
-from skyq.head.head import Head
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from skyq.cli import fetch
+    from skyq.head.head import Head
 
 _MEANS_NOTHING = "Invalid job ID %s. Job ID must be integers. No job of yours has that name."
 DEFAULT_TAIL = 1000  # lines shown first when following

@@ -9,7 +9,10 @@ from skyq.cli import cluster, many
 from skyq.cli.parser import Parser
 from skyq.cli.render import Style, nodes_json, nodes_table
 from skyq.core import states
-from skyq.head.head import Head
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from skyq.head.head import Head
 
 PATIENCE = 3.0  # seconds to find out which workers can be reached
 

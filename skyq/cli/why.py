@@ -15,7 +15,10 @@ from skyq.core import states
 from skyq.core.logtext import plain
 from skyq.core.model import UNIT, Grant, Job
 from skyq.core.words import ago
-from skyq.head.head import Head
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from skyq.head.head import Head
 
 LAST_LINES = 5  # of the log of a job that failed
 

@@ -18,7 +18,7 @@ from skyq.client.landing import Facts, Landing, Unfit, program, shell_line
 from skyq.client.records import Remote, order
 from skyq.client.slices import Slice, Whole
 from skyq.core.errors import HostClaimed, SkyqError, Unreachable
-from skyq.core.inventory import Host, Pool
+from skyq.core.host import Host, Pool
 from skyq.core.keylines import DEFAULT_LAUNCHER
 from skyq.core.paths import Home
 

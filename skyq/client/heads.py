@@ -13,7 +13,7 @@ from skyq.client import records
 from skyq.client.records import Remote
 from skyq.core import keylines, protocol
 from skyq.core.errors import SkyqError
-from skyq.core.inventory import Pool
+from skyq.core.host import Pool
 from skyq.core.paths import ClusterDir, Home
 
 TYPE_CHECKING = False

@@ -8,7 +8,7 @@ import re
 from typing import Any, NamedTuple
 
 from skyq.core.errors import SkyqError
-from skyq.core.inventory import Host
+from skyq.core.host import Host
 from skyq.core.paths import Home
 from skyq.store.place import make_private
 

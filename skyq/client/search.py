@@ -12,7 +12,7 @@ from skyq.client.contact import Guest, Party
 from skyq.client.heads import Client, Unknown, Way, older
 from skyq.client.records import Remote
 from skyq.core.errors import SkyqError, Unreachable
-from skyq.core.inventory import Host, Pool
+from skyq.core.host import Host, Pool
 
 
 def _party(client: Client, hosts: Iterable[Host]) -> Party:

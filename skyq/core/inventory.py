@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
 from skyq.core.errors import InventoryError, TaskError
+from skyq.core.host import Host, Pool
 from skyq.core.request import check_accelerator, parse_cpus, parse_memory, show
 from skyq.core.yamltext import Document, Path, fault, load, similar
 
@@ -26,35 +26,6 @@ _HOST = re.compile(r"[\w:][\w.:%+-]{0,254}")
 _USER = re.compile(r"[\w.][\w.@+-]{0,63}")
 _DEFAULTS = ("user", "identity_file", "port", "password")
 _HOST_KEYS = ("ip", "internal_ip", "accelerators", "cpus", "memory", *_DEFAULTS)
-
-
-@dataclass(frozen=True)
-class Host:
-    """One machine; None means: not declared, find out."""
-
-    ip: str
-    """An address, a name, or an alias of ~/.ssh/config."""
-    user: str | None = None
-    identity_file: str | None = None
-    """`~` is not expanded here."""
-    port: int | None = None
-    internal_ip: str | None = None
-    accelerators: dict[str, int] | None = None
-    """Name → number of whole devices."""
-    cpus: int | None = None
-    """Milli-CPUs."""
-    memory: int | None = None
-    """MB."""
-
-
-@dataclass(frozen=True)
-class Pool:
-    """Hosts under one name, the first of them the head."""
-
-    name: str
-    hosts: tuple[Host, ...]
-    notes: tuple[str, ...] = ()
-    """One line each: what stands in the file and isn't used."""
 
 
 def load_inventory(text: str, source: str) -> dict[str, Pool]:

@@ -9,7 +9,7 @@ import subprocess
 from typing import Dict, List, NamedTuple, Tuple
 
 from skyq.core.errors import Unreachable
-from skyq.core.inventory import Host
+from skyq.core.host import Host
 
 ASK_LIMIT = 15.0  # seconds for `ssh -G`, which may run the user's own `Match exec`
 HOPS_LIMIT = 8  # jump hosts behind each other: more is a circle

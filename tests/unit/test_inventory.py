@@ -7,7 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from skyq.core.errors import InventoryError, SkyqError
-from skyq.core.inventory import Host, Pool, load_inventory
+from skyq.core.host import Host, Pool
+from skyq.core.inventory import load_inventory
 
 # Other work on the machine makes no test fail.
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
