@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from importlib import import_module
-from typing import Any
+from typing import Any, Iterator
 
 from skyq.cli import place
 from skyq.cli.main import guarded
@@ -29,6 +29,8 @@ from skyq.core.protocol import Message
 SILENCE = 30.0  # seconds without a word from the client, after which it is gone
 GOODBYE = 1.5  # seconds for the verb to clean up when the client is gone
 BLOCK = 64 * 1024  # bytes of output that are kept together
+PILE = 64  # messages of a parcel, of less than a frame each, that may wait to be written to disk
+PARCEL = frozenset({"parcel", "entries", "bytes", "parcel-end"})
 
 
 _wire: Wire | None = None
@@ -45,6 +47,14 @@ def tell(message: Message) -> str | None:
         return None
     _wire.say(header)
     return _wire.answers.get() if message["is"] == "job" else None
+
+
+def parcels(wish: Message) -> Iterator[Message]:
+    """Say to the client what to send, and get what it sends: messages of transport/parcel.py, without end."""
+    assert _wire is not None
+    _wire.say(wish)
+    while True:
+        yield _wire.parcels.get()
 
 
 def main(verb: str, words: list[str]) -> int:
@@ -116,6 +126,7 @@ class Wire:
         self._decoder = protocol.Decoder()
         self._waiting: list[Message] = []
         self.answers: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.parcels: queue.Queue[Message] = queue.Queue(PILE)
         self.send(protocol.greeting())
 
     def request(self) -> Message:
@@ -172,6 +183,8 @@ class Wire:
         what = message.get("do")
         if what == "answer":
             self.answers.put(str(message.get("line", "")))
+        elif what in PARCEL:
+            self.parcels.put(message)
         elif what == "ping" and self._turn.acquire(timeout=1.0):  # else something else is being said
             try:
                 self._write(protocol.encode({"is": "pong"}))

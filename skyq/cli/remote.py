@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import Callable, NamedTuple, Protocol
+from typing import Callable, Iterator, NamedTuple, Protocol
 
 from skyq.cli import cluster
 from skyq.client.remote import Conversation, ended
@@ -25,8 +25,8 @@ FRUITLESS = 4  # connections in a row that are made and bring nothing
 _ENVIRONMENT = ("TERM", "NO_COLOR", "SKYQ_GRACE_S", "SKYQ_DEBUG")
 
 
-Take = Callable[[Message], "str | None"]
-"""Gets what isn't for the screen; its answer, where one is due."""
+Take = Callable[[Message], "str | Iterator[bytes] | None"]
+"""Gets what isn't for the screen; its answer, or frames to send, where something is due."""
 
 
 class Contact(NamedTuple):
@@ -183,8 +183,10 @@ class _Command:
         elif self.take is not None:
             self.fruitless = 0
             reply = self.take(message)
-            if reply is not None:
+            if isinstance(reply, str):
                 conversation.answer(reply)
+            elif reply is not None:
+                conversation.send(reply)
         return None
 
     def release(self) -> None:

@@ -102,10 +102,13 @@ def _facts(message: Message) -> Message:
 
 def _launcher(message: Message) -> Message:
     """Let the launcher start this version; a head has the libraries ready before."""
+    from skyq import program
     from skyq.core import keylines
     from skyq.head import launcher
+    from skyq.node import setup
 
     path = launcher.write(libraries=bool(message["libraries"]))
+    setup.tidy(_home(), program.archive())
     usual = os.path.expanduser(keylines.DEFAULT_LAUNCHER)
     return {"launcher": keylines.DEFAULT_LAUNCHER if path == usual else path}
 

@@ -20,10 +20,16 @@ from skyq.core.errors import SkyqError
 from skyq.core.model import Task
 from skyq.head.head import Head
 
-_NO_FILES = (
-    "A workdir or file_mounts can't be brought to other machines yet, and cluster '%s' has some. Nothing was "
-    "submitted.\nCopy the files there yourself, and let `run` go to them: cd /path/on/the/nodes"
-)
+
+class Bag(NamedTuple):
+    """Files that come as one parcel."""
+
+    target: str
+    """Where they shall be seen; "": they are the folder that the job runs in."""
+    own: int
+    """How many of its items, the first ones, are the workdir's own; the others are file_mounts in it."""
+    size: int
+    """Bytes."""
 
 
 class Order(NamedTuple):
@@ -38,6 +44,8 @@ class Order(NamedTuple):
     quiet: bool = False
     yes: bool = False
     dryrun: bool = False
+    bags: tuple[Bag, ...] = ()
+    """What comes along from another machine; where the files are here, there are none."""
 
     @classmethod
     def of(cls, task: Task, found: Namespace, launch: bool) -> Order:
@@ -49,7 +57,7 @@ class Order(NamedTuple):
         """As a message, the task's secrets too."""
         from skyq.core import wiretask
 
-        return {**self._asdict(), "task": wiretask.packed(self.task)}
+        return {**self._asdict(), "task": wiretask.packed(self.task), "bags": list(map(list, self.bags))}
 
     @classmethod
     def unpacked(cls, message: dict[str, Any]) -> Order:
@@ -57,7 +65,8 @@ class Order(NamedTuple):
         from skyq.core import wiretask
 
         known = {name: value for name, value in message.items() if name in cls._fields}
-        return cls(**{**known, "task": wiretask.unpacked(message["task"])})
+        bags = tuple(Bag(str(b[0]), int(b[1]), int(b[2])) for b in message.get("bags", []))
+        return cls(**{**known, "task": wiretask.unpacked(message["task"]), "bags": bags})
 
     @property
     def has_files(self) -> bool:
@@ -69,12 +78,17 @@ def give(name: str, order: Order, accept_new: bool) -> int:
     """Have it carried out where the cluster's head is; returns the exit code."""
     if cluster.here(name):
         return carry_out(cluster.open_head(name), order)
-    if order.has_files:
-        raise SkyqError(_NO_FILES % name)
     from skyq.cli import remote
 
+    take = None
+    if order.has_files:
+        from skyq.cli.baggage import Baggage
+
+        with muted(order.quiet):
+            baggage = Baggage(order.task, order.yes)
+        order, take = order._replace(bags=baggage.bags), baggage.take
     verb = "launch" if order.launch else "exec"
-    return remote.run(name, verb, [name], order.packed(), remote.Contact(True, accept_new))
+    return remote.run(name, verb, [name], order.packed(), remote.Contact(True, accept_new), take)
 
 
 def obey(words: list[str], message: dict[str, Any]) -> int:
@@ -88,8 +102,6 @@ def carry_out(head: Head, order: Order) -> int:
     if task.run is None and task.setup is None:
         print("Run commands not specified or empty.")
         return 0
-    if order.has_files and any(node.reach for node in head.nodes()):
-        raise SkyqError(_NO_FILES % head.cluster)
     if order.dryrun:
         return _forecast(head, task)
     with muted(order.quiet):
@@ -147,9 +159,14 @@ def _known(head: Head, order: Order) -> int:
 def _store(head: Head, order: Order) -> int:
     if not order.has_files:
         return head.submit(order.task, user(), order.uuid)
-    from skyq.cli.sync import prepare
+    from skyq.cli.sync import prepare, receive
 
-    copy = prepare(head, order.task, order.uuid, order.yes)
+    if place.current().tell is not None:  # the files are where it was typed
+        from skyq.cli.agent import parcels
+
+        copy = receive(head, order.task, order.uuid, order.bags, parcels)
+    else:
+        copy = prepare(head, order.task, order.uuid, order.yes)
     try:
         return head.submit(order.task, user(), order.uuid, copy.path)
     except SkyqError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from typing import TYPE_CHECKING, Callable, Iterator, Sequence
 
 from skyq.cli.parser import confirm
 from skyq.cli.progress import Progress, size_text
@@ -16,6 +17,12 @@ from skyq.core.logtext import plain
 from skyq.core.model import Git, Task
 from skyq.head import workdirs
 from skyq.head.head import Head
+from skyq.transport.parcel import MOUNT
+
+if TYPE_CHECKING:
+    from skyq.cli.submit import Bag
+    from skyq.core.protocol import Message
+    from skyq.transport.parcel import Parcel
 
 SHOW_ABOVE = 256 * 1024**2  # bytes
 ASK_ABOVE = 10 * 1024**3  # bytes
@@ -31,17 +38,17 @@ def prepare(head: Head, task: Task, uuid: str, yes: bool) -> workdirs.Copy:
     print(style.started("Syncing files."))
     sources: list[tuple[str, Listing]] = []  # (where below the copy, what)
     if task.workdir is not None:
-        sources.append(("", _workdir(task.workdir)))
+        sources.append(("", workdir_listing(task.workdir)))
         print("  Syncing workdir (to %d node%s): %s -> ~/sky_workdir" % (*_nodes(head), plain(task.workdir)))
     if task.git is not None:
         where = task.git.url.rpartition("@")[2] + (" (%s)" % task.git.ref if task.git.ref else "")
         print("  Syncing workdir (to %d node%s): %s -> ~/sky_workdir" % (*_nodes(head), plain(where)))
-    inside = [target for target in task.file_mounts if not _is_outside(target)]
-    sources += [(_below(target), _mount(task.file_mounts[target])) for target in inside]
+    inside = [target for target in task.file_mounts if not is_outside(target)]
+    sources += [(below(target), mount_listing(task.file_mounts[target])) for target in inside]
     mounts = {
-        os.path.abspath(os.path.expanduser(target)): _mount(source)
+        _outside(target): mount_listing(source)
         for target, source in task.file_mounts.items()
-        if _is_outside(target)
+        if is_outside(target)
     }
     for target in mounts:
         workdirs.check_mount(head.where, target)
@@ -55,12 +62,75 @@ def prepare(head: Head, task: Task, uuid: str, yes: bool) -> workdirs.Copy:
     return copy
 
 
+def receive(
+    head: Head, task: Task, uuid: str, bags: Sequence[Bag], ask: Callable[[Message], Iterator[Message]]
+) -> workdirs.Copy:
+    """The same where the files are on the machine where it was typed: each bag is asked for, and comes."""
+    style = Style.of(sys.stdout.isatty(), os.environ)
+    print(style.started("Syncing files."))
+    given = task.workdir if task.git is None else task.git.url.rpartition("@")[2]
+    if given is not None:
+        print("  Syncing workdir (to %d node%s): %s -> ~/sky_workdir" % (*_nodes(head), plain(given)))
+    sys.stdout.flush()
+    for bag in bags:
+        if bag.target:
+            workdirs.check_mount(head.where, _outside(bag.target))
+    _check_room(head, sum(bag.size for bag in bags))
+    base = workdirs.adopt(head.where)
+    try:
+        with workdirs.Copy(head.where, uuid) as copy:
+            if task.git is not None:
+                copy.fetch(task.git.url, task.git.ref)
+            for number, bag in enumerate(bags):
+                if not bag.target:
+                    parcel = copy.parcel(base)
+                    _unpack(parcel, ask, number)
+                    copy.take(parcel, bag.own)
+            copy.keep(base)
+        for number, bag in enumerate(bags):
+            if bag.target:
+                with workdirs.Copy(head.where, "%s-mount-%d" % (uuid, number)) as mount:
+                    parcel = mount.parcel("")
+                    _unpack(parcel, ask, number)
+                    mount.take(parcel, 0)
+                    mount.keep("", _outside(bag.target))
+                    mount.show_at(_outside(bag.target))
+    except OSError as error:
+        raise _not_made(head, error) from None
+    print(style.finished("Synced file_mounts." if given is None else "Synced workdir."))
+    return copy
+
+
+def _unpack(parcel: Parcel, ask: Callable[[Message], Iterator[Message]], number: int) -> None:
+    """One bag, from the asking to its last byte."""
+    messages = ask({"is": "send", "bag": number})
+    for message in messages:
+        if message["do"] == "entries":
+            parcel.announced(message["entries"])
+            if message.get("last"):
+                break
+    lacks = parcel.lacks()
+    messages = ask({"is": "lacks", "bag": number, "files": lacks})
+    for message in messages:
+        if message["do"] == "parcel-end":
+            return
+        parcel.bytes(int(message["n"]), int(message["at"]), message["data"])
+
+
+def _not_made(head: Head, error: OSError) -> StoreError:
+    return StoreError(
+        "The job's copy of its files can't be made: %s: %s. Nothing was submitted."
+        % (error.filename or head.where.workdirs, error.strerror)
+    )
+
+
 def _nodes(head: Head) -> tuple[int, str]:
     count = len(head.nodes())
     return count, "" if count == 1 else "s"
 
 
-def _workdir(given: str) -> Listing:
+def workdir_listing(given: str) -> Listing:
+    """What a workdir brings. TaskError where it is none."""
     path = os.path.realpath(os.path.expanduser(given))
     if not os.path.isdir(path):
         raise TaskError(
@@ -93,20 +163,24 @@ def _copy(
             copy.keep(base)
         for number, (target, listing) in enumerate(mounts.items()):
             with workdirs.Copy(head.where, "%s-mount-%d" % (uuid, number)) as mount:
-                mount.fill((listing.root, listing.entries), workdirs.MOUNT, progress)
+                mount.fill((listing.root, listing.entries), MOUNT, progress)
                 mount.keep("", target)
                 mount.show_at(target)
     except OSError as error:
-        raise StoreError(
-            "The job's copy of its files can't be made: %s: %s. Nothing was submitted."
-            % (error.filename or head.where.workdirs, error.strerror)
-        ) from None
+        raise _not_made(head, error) from None
     finally:
         progress.end()
     return copy
 
 
 def _check_size(head: Head, listings: list[Listing], yes: bool) -> None:
+    tell_size(listings)
+    _check_room(head, sum(listing.size for listing in listings))
+    ask_about_size(listings, yes)
+
+
+def tell_size(listings: list[Listing]) -> None:
+    """What is large is said before it is copied."""
     size = sum(listing.size for listing in listings)
     if size > SHOW_ABOVE:
         largest = [pair for listing in listings for pair in listing.largest(5)]
@@ -115,6 +189,16 @@ def _check_size(head: Head, listings: list[Listing], yes: bool) -> None:
             "  %s in %d files; the largest:" % (size_text(size), sum(len(each.entries) for each in listings))
         )
         print("\n".join(lines) + "\n  Name what isn't needed in .skyignore or .gitignore.")
+
+
+def ask_about_size(listings: list[Listing], yes: bool) -> None:
+    """What is very large is asked about. SkyqError unless the answer is yes."""
+    size = sum(listing.size for listing in listings)
+    if size > ASK_ABOVE and not yes and not confirm("Copy %s for this job?" % size_text(size), default=False):
+        raise SkyqError("Aborted!")
+
+
+def _check_room(head: Head, size: int) -> None:
     free = shutil.disk_usage(head.where.root).free
     if size + SPARE > free:
         raise StoreError(
@@ -122,18 +206,21 @@ def _check_size(head: Head, listings: list[Listing], yes: bool) -> None:
             "Leave files out by .skyignore, or make room: skyq clean."
             % (size_text(size), size_text(free), head.where.root)
         )
-    if size > ASK_ABOVE and not yes and not confirm("Copy %s for this job?" % size_text(size), default=False):
-        raise SkyqError("Aborted!")
 
 
 # file_mounts.
 
 
-def _is_outside(target: str) -> bool:
+def is_outside(target: str) -> bool:
+    """Whether a file_mount is beside the job's folder, not in it."""
     return target.startswith(("/", "~"))
 
 
-def _below(target: str) -> str:
+def _outside(target: str) -> str:
+    return os.path.abspath(os.path.expanduser(target))
+
+
+def below(target: str) -> str:
     """A file_mount below the workdir is part of the job's own copy."""
     path = os.path.normpath(target)
     if path.startswith("..") or path == ".":
@@ -141,7 +228,8 @@ def _below(target: str) -> str:
     return path
 
 
-def _mount(source: str) -> Listing:
+def mount_listing(source: str) -> Listing:
+    """What a file_mount brings. TaskError where that isn't there."""
     path = os.path.realpath(os.path.expanduser(source))
     if os.path.isdir(path):
         return _listed(path)

@@ -4,7 +4,8 @@ agent → client                                client → agent
   (bytes)  fd                                   verb   verb words user tty columns encoding env order place
   at       (a place: see cli/place.py)          answer line
   ask                                           ping
-  job, file, (bytes) file offset, fetched
+  job, file, (bytes) file offset, fetched       parcel, entries, (bytes), parcel-end
+  send, lacks
   exit     code
   pong
 
@@ -60,6 +61,11 @@ class Conversation:
     def answer(self, line: str) -> None:
         """What the user typed; empty: nothing more will come."""
         self._write(encode({"do": "answer", "line": line}))
+
+    def send(self, frames: Iterator[bytes]) -> None:
+        """Files; see transport/parcel.py."""
+        for frame in frames:
+            self._write(frame)
 
     def last_words(self) -> str:
         """What it said on its standard error, for an agent that ended without a word."""

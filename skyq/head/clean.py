@@ -14,6 +14,7 @@ from skyq.core.model import Job
 from skyq.core.paths import ClusterDir
 from skyq.head import workdirs
 from skyq.store.store import Store
+from skyq.transport import parcel
 
 
 class Leftover(NamedTuple):
@@ -75,7 +76,7 @@ def _shown(where: ClusterDir) -> Set[str]:
     for name in _names(where.workdirs):
         path = os.path.join(where.workdirs, name)
         target = workdirs.read_manifest(path)["shown_at"]
-        if target and os.path.realpath(target) == os.path.join(os.path.realpath(path), workdirs.MOUNT):
+        if target and os.path.realpath(target) == os.path.join(os.path.realpath(path), parcel.MOUNT):
             todo.append(path)
     kept: Set[str] = set()
     while todo:

@@ -21,7 +21,7 @@ from typing import Any, Callable, Dict, Iterable, List, Protocol, Set, Tuple
 from skyq.core.errors import StoreError, TaskError
 from skyq.core.paths import ClusterDir
 from skyq.store.place import make_private
-from skyq.transport.parcel import clone, show_additions, turn_link
+from skyq.transport.parcel import MOUNT, Parcel, clone, show_additions, turn_link
 
 JUST_BEGUN = 60.0  # seconds
 
@@ -38,17 +38,19 @@ class Item(Protocol):
         """With the type."""
 
     @property
+    def size(self) -> int:
+        """Bytes."""
+
+    @property
     def mtime_ns(self) -> int:
         """Kept in the copy."""
 
 
 PART = ".part"
 """Ends the name of a copy that isn't whole yet."""
-_NOTHING: Dict[str, Any] = {"shows": [], "paths": [], "whole": [], "shown_at": ""}
+_NOTHING: Dict[str, Any] = {"shows": [], "paths": [], "whole": [], "files": {}, "shown_at": ""}
 FORMER = "before-the-first-copy"
 """The name of the folder that `~/sky_workdir` was."""
-MOUNT = "mount"
-"""The name of what is mounted, in its copy."""
 
 Source = Tuple[str, Iterable[Item]]
 """(root, what of it)"""
@@ -62,6 +64,8 @@ class Copy:
         self.part = self.path + PART
         self.sent: Set[str] = set()
         """What came from the workdir itself, not from a file_mount."""
+        self.files: Dict[str, List[int]] = {}
+        """Size and time of what came as files, so that they needn't come again."""
         self._lock = -1
 
     def __enter__(self) -> Copy:
@@ -97,9 +101,21 @@ class Copy:
             if os.path.lexists(into):
                 os.unlink(into)
             copy_one(_join(root, item.path), into, item, progress)
+            if stat.S_ISREG(item.mode):
+                self.files[_join(below, item.path) if below else item.path] = [item.size, item.mtime_ns]
         for into, item in reversed(folders):
             os.chmod(into, stat.S_IMODE(item.mode) | stat.S_IRWXU)
             os.utime(into, ns=(item.mtime_ns, item.mtime_ns))
+
+    def parcel(self, base: str) -> Parcel:
+        """For what comes from another machine; `base`: the copy before it, or ""."""
+        return Parcel(self.part, base, read_manifest(base)["files"] if base else {})
+
+    def take(self, parcel: Parcel, own: int) -> None:
+        """It is here; its first `own` items are the workdir's own. Raises OSError, ProtocolError."""
+        parcel.finish()
+        self.sent |= {item.path for item in parcel.items[:own]}
+        self.files.update(parcel.record())
 
     def fetch(self, url: str, ref: str) -> None:
         """Fill it from a git repository, and from nowhere else. Raises TaskError with what git said."""
@@ -134,8 +150,9 @@ class Copy:
         """
         whole = _tree(self.part)
         shows = show_additions(base, self.part, whole, set(read_manifest(base)["paths"])) if base else set()
-        record = {"shows": sorted(shows), "paths": sorted(self.sent), "shown_at": target}
+        record: Dict[str, Any] = {"shows": sorted(shows), "paths": sorted(self.sent), "shown_at": target}
         record["whole"] = sorted(whole)  # what workers get of it
+        record["files"] = self.files
         with open(manifest(self.path), "w", encoding="utf-8", errors="surrogateescape") as file:
             json.dump(record, file)
         os.rename(self.part, self.path)
@@ -163,7 +180,8 @@ def _git(words: List[str]) -> None:
         raise TaskError("A git workdir needs git, which isn't there. Install it, or give a folder.") from None
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise TaskError("The git workdir can't be fetched: %s" % (said[-1] if said else "git failed"))
+        cause = next((line for line in said if line.startswith("fatal: ")), said[-1] if said else "git failed")
+        raise TaskError("The git workdir can't be fetched: %s" % cause.replace("fatal: ", "", 1))
 
 
 def copy_one(source: str, into: str, item: Item, progress: Callable[[int], None]) -> None:
@@ -203,7 +221,7 @@ def _tree(root: str) -> Set[str]:
 
 
 def read_manifest(copy: str) -> Dict[str, Any]:
-    """paths, whole, shows, shown_at; empty ones for a folder that has none."""
+    """paths, whole, files, shows, shown_at; empty ones for a folder that has none."""
     try:
         with open(manifest(copy), encoding="utf-8", errors="surrogateescape") as file:
             return {**_NOTHING, **json.load(file)}

@@ -14,11 +14,9 @@ from typing import Callable, Dict, Optional
 from skyq.core.errors import ProtocolError
 from skyq.core.protocol import Message
 from skyq.transport import parcel
-from skyq.transport.parcel import Parcel, lacks_message, show_additions, turn_link
+from skyq.transport.parcel import MOUNT, Parcel, lacks_message, show_additions, turn_link
 
 PART = ".part"
-MOUNT = "mount"
-"""The name of what is mounted, in its copy."""
 
 
 class Copies:
@@ -64,7 +62,8 @@ class Copies:
         os.mkdir(part, 0o700)
         self._lock = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         fcntl.flock(self._lock, fcntl.LOCK_EX)  # who collects garbage sees that it isn't any
-        self._parcel_now = Parcel(part, self._newest())
+        base = self._newest()
+        self._parcel_now = Parcel(part, base, parcel.read_record(base))
 
     def _is_shared(self, message: Message) -> bool:
         """Whether the head's own copy is here too, on a file system that both see."""
@@ -90,7 +89,7 @@ class Copies:
     def _end(self, _: Message) -> None:
         if self._parcel_now is None:
             return
-        it, base = self._parcel_now, self._newest()
+        it, base = self._parcel_now, self._parcel_now.base
         it.finish()
         if base and not self._show:
             written = {item.path for item in it.items}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from typing import Any, Callable, Dict, List
 
 from skyq.core import keylines
@@ -16,6 +17,9 @@ from skyq.core.paths import Home
 from skyq.node import probe
 
 TRIES = 5  # at a file that others change meanwhile
+KEPT = 4  # builds that stay, however old
+UNUSED = 30 * 86400  # seconds since a build came, after which one beyond KEPT goes
+ABANDONED = 3600  # seconds after which nobody is still sending a file
 
 
 def facts(devices: bool) -> Dict[str, Any]:
@@ -122,6 +126,22 @@ def uninstall(home: Home, state: Home) -> None:
             os.rmdir(name) if os.path.isdir(name) else os.unlink(name)
         except OSError:
             pass  # it isn't there, or holds something of the user's
+
+
+def tidy(home: Home, in_use: str) -> None:
+    """Remove what interrupted contacts left in ~/.skyq/bin, and builds that nobody has had for long."""
+    now = time.time()
+    builds = []
+    for name in _names(home.bin):
+        path = os.path.join(home.bin, name)
+        age = now - os.stat(path).st_mtime
+        if name.endswith(".pyz"):
+            builds.append((age, path))
+        elif ".pyz." in name and age > ABANDONED:
+            os.unlink(path)
+    for age, path in sorted(builds)[KEPT:]:
+        if age > UNUSED and path != in_use:
+            os.unlink(path)
 
 
 def _names(folder: str) -> List[str]:

@@ -39,6 +39,8 @@ _FICLONE = 0x40049409
 CHUNK = 8 * 1024 * 1024  # bytes per system call, so that progress shows
 PIECE = 48 * 1024  # bytes of a file in one frame
 MANY = 2000  # entries in one message
+MOUNT = "mount"
+"""The name of what is mounted elsewhere, in its copy."""
 
 
 class Item(NamedTuple):
@@ -125,13 +127,15 @@ def contents(roots: Sequence[Tuple[str, Item]], lacks: Sequence[int]) -> Iterato
 
 
 class Parcel:
-    """A parcel that comes into `root`, an empty folder of ours. `base`: the former copy, or ""."""
+    """What comes into `root`, a folder of ours. `base`: the former copy, or ""; `known`: its record()."""
 
-    def __init__(self, root: str, base: str = "") -> None:
+    def __init__(self, root: str, base: str, known: Dict[str, List[int]]) -> None:
         self.root = root
         self.base = base
         self.items: List[Item] = []
-        self._known = read_record(base)
+        self._known = known
+        self._wary = bool(os.listdir(root))
+        """Whether links may be there that lead out."""
         self._file: Optional[BinaryIO] = None
         self._number = -1
 
@@ -179,6 +183,7 @@ class Parcel:
         return True
 
     def _create(self, item: Item) -> int:
+        self._stay_inside(item)
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         return os.open(os.path.join(self.root, item.path), flags, 0o600)
 
@@ -222,7 +227,16 @@ class Parcel:
     def _link(self, item: Item) -> None:
         path = os.path.join(self.root, item.path)
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        self._stay_inside(item)
+        if os.path.lexists(path):
+            os.unlink(path)
         os.symlink(item.target, path)
+
+    def _stay_inside(self, item: Item) -> None:
+        """What came before this parcel, a repository maybe, may hold links in the place of folders."""
+        folder = os.path.dirname(os.path.join(self.root, item.path))
+        if self._wary and os.path.realpath(folder) != os.path.realpath(self.root) + folder[len(self.root) :]:
+            raise ProtocolError("%s lies behind a link of the workdir" % item.path)
 
     def record(self) -> Dict[str, List[int]]:
         """Path → [size, mtime_ns] of its files, for write_record()."""

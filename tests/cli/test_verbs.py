@@ -103,21 +103,44 @@ def test_warnings_and_hints_come_too(laptop: Laptop, head: Far) -> None:
     assert "For one: --gpus H100:1" in result.err
 
 
-@pytest.mark.parametrize("words", [["exec", "lab", "--workdir", "."], ["exec", "lab", "--git-url", "/x"]])
-def test_a_workdir_is_refused_in_one_sentence(laptop: Laptop, head: Far, words: list[str]) -> None:
-    result = laptop.run(*words, "true")
+def test_a_workdir_goes_along_and_what_did_not_change_stays_at_home(laptop: Laptop, head: Far) -> None:
+    folder = laptop.file("proj/a", "one").parent
+    laptop.file("proj/.gitignore", "secret\n")
+    laptop.file("proj/secret", "x")
+    (folder / "link").symlink_to("a")
+    (folder / "a").chmod(0o750)
+    show = "ls -A; stat -c %a a; cat link"
+    first = laptop.ok("exec", "lab", "-q", "--workdir", "proj", show + "; touch made")
+    assert first.out.split() == [".gitignore", "a", "link", "750", "one"]
+    laptop.file("proj/a", "two, longer")
+    (folder / "link").unlink()
+    second = laptop.ok("exec", "lab", "-q", "--workdir", "proj", "ls -A; cat a")
+    assert second.out.splitlines() == [".gitignore", "a", "made", "two, longer"]
 
-    assert result.code == 1
-    assert "can't be brought to other machines yet" in result.err
+
+def test_a_repository_is_fetched_by_the_head(laptop: Laptop, head: Far) -> None:
+    folder = laptop.file("repo/file", "committed").parent
+    for words in ("init -q", "add .", "-c user.name=me -c user.email=me@x commit -qm first"):
+        subprocess.run(["git", "-C", str(folder), *words.split()], check=True)
+    assert laptop.ok("exec", "lab", "-q", "--git-url", str(folder), "cat file").out.rstrip() == "committed"
+
+
+def test_file_mounts_go_along_with_launch_and_are_no_matter_to_exec(laptop: Laptop, head: Far) -> None:
+    away = laptop.user_home / "far" / "away"
+    laptop.file("data/x", "hello")
+    laptop.file(
+        "task.yaml", "file_mounts: {in/side: data, %s: data/x}\nrun: cat in/side/x %s\n" % (away, away)
+    )
+    assert laptop.ok("launch", "-c", "lab", "-q", "task.yaml").out.rstrip() == "hellohello"
+    laptop.file("exec.yaml", "file_mounts: {other: data}\nrun: ls other\n")
+    assert laptop.run("exec", "lab", "exec.yaml").code == 100
+
+
+def test_files_that_can_not_go_along_are_told_of_and_nothing_is_submitted(laptop: Laptop, head: Far) -> None:
+    for option in ("--workdir", "--git-url"):
+        result = laptop.run("exec", "lab", option, "/nowhere", "true")
+        assert result.code and "/nowhere" in result.err, str(result)
     assert head.jobs() == {}
-
-
-def test_file_mounts_are_refused_by_launch_and_no_matter_to_exec(laptop: Laptop, head: Far) -> None:
-    laptop.file("task.yaml", "file_mounts: {data: task.yaml}\nrun: 'true'\n")
-
-    assert laptop.run("launch", "-c", "lab", "task.yaml").code == 1
-    assert head.jobs() == {}
-    laptop.ok("exec", "lab", "task.yaml")
 
 
 def test_a_secret_is_in_no_command_line_and_no_environment_on_the_head(laptop: Laptop, head: Far) -> None:
