@@ -145,12 +145,25 @@ def _leave(message: Message) -> Message:
         from skyq.head import founding
 
         founding.discard(message["cluster"])
+    if message.get("head"):
+        _stop_ticks(message["id"])
     if message.get("end"):
         from skyq.store.place import state_home
 
         setup.remove_runs(state_home(), message["cluster"])
         setup.uninstall(_home(), state_home())
     return {}
+
+
+def _stop_ticks(cluster_id: str) -> None:
+    """Where the head's last dispatcher has asked cron once more while the cluster was being removed."""
+    from skyq.head import cron
+
+    if not cron.is_off():
+        try:
+            cron.remove(cluster_id)
+        except cron.NoCron:
+            pass  # `down` has told it
 
 
 def _found(message: Message) -> Message:

@@ -571,7 +571,7 @@ def free(party: Party, guests: Sequence[Guest], cluster: str, cluster_id: str) -
         its_id = guest.claim["id"] if guest.is_of(cluster) else cluster_id
         try:
             party.become(guest, as_head=False, build=_newest(guest.found["builds"], above="0"))
-            guest.ask("leave", cluster=cluster, id=its_id, end=True)
+            guest.ask("leave", cluster=cluster, id=its_id, end=True, head=guest is party.guests[0])
         except SkyqError as error:
             raise SkyqError(_named(guest, error)) from None
 

@@ -55,35 +55,28 @@ def open_agent(client: Client, name: str, create: bool) -> Agent:
 
     Raises Unknown, SkyqError; Gone comes at the first read.
     """
+
+    def make() -> Way:
+        from skyq.client import search
+
+        return search.find_or_make(client, name)
+
     remote = records.read(client.home, name)
-    anew: Callable[[], Way] | None = None
-    if create and (remote is None or name in client.pools()):
-        anew = _Making(client, name)
     if remote is None:
         from skyq.client import search
 
-        return Agent(*(anew() if anew else search.find(client, name)))
+        return Agent(*(make() if create else search.find(client, name)))
     if older(remote.version):
         from skyq.client import search
 
         remote = search.upgrade(client, remote)
-    return Agent(remote, client.dial(remote.head, None), anew)
+    again = make if create and name in client.pools() else None
+    return Agent(remote, client.dial(remote.head, None), again)
 
 
 def older(version: str) -> bool:
     """Whether that skyq is to be replaced by this one."""
     return records.order(version) < records.order(__version__)
-
-
-class _Making(NamedTuple):
-    client: Client
-    name: str
-
-    def __call__(self) -> Way:
-        """Make the cluster, or find it."""
-        from skyq.client import search
-
-        return search.find_or_make(self.client, self.name)
 
 
 class Agent:

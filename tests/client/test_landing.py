@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -242,3 +243,20 @@ def test_the_end_of_one_cluster_leaves_another_what_it_needs(there: Landing, hom
 def test_what_it_does_not_know_it_says_so(there: Landing) -> None:
     with pytest.raises(SkyqError, match="doesn't know"):
         there.ask("dance", {})
+
+
+def test_what_interrupted_contacts_left_goes_and_new_builds_stay(there: Landing, home: Path) -> None:
+    month_ago = time.time() - 40 * 86400
+    folder = home / ".skyq/bin"
+    for number in range(6):
+        old = folder / ("skyq-0.0.%d-0123456789abcdef.pyz" % number)
+        old.touch()
+        os.utime(old, (month_ago + number, month_ago + number))
+    (folder / "skyq-0.0.9-0123456789abcdef.pyz.77").touch()
+    (folder / "skyq-0.0.8-0123456789abcdef.pyz.77").touch()
+    os.utime(folder / "skyq-0.0.8-0123456789abcdef.pyz.77", (month_ago, month_ago))
+
+    there.ask("launcher", {"libraries": False})
+
+    left = {path.name.split("-")[1] + path.suffix for path in folder.glob("*.pyz*") if "0.0." in path.name}
+    assert left == {"0.0.5.pyz", "0.0.4.pyz", "0.0.3.pyz", "0.0.9.77"}
