@@ -1,4 +1,7 @@
-"""`python3 bench [ROW...]`: what skyq costs, as ratios measured in this run. Build skyq.pyz first."""
+"""`python3 bench [ROW...]`: what skyq costs, as ratios measured in this run. Build skyq.pyz first.
+
+Over SSH, as root: `.venv/bin/python bench ssh [commands|lines|many]`.
+"""
 
 from __future__ import annotations
 
@@ -184,6 +187,11 @@ def main() -> None:
         raise SystemExit("Build it first: python3 build_zipapp.py")
     facts = (sys.version.split()[0], os.cpu_count() or 0, os.uname().release)
     print("Python %s, %d CPUs, Linux %s" % facts, flush=True)
+    if sys.argv[1:2] == ["ssh"]:
+        import over_ssh
+
+        over_ssh.main(sys.argv[2:])
+        return
     for name in sys.argv[1:] or list(ROWS):
         ROWS[name]()
         sys.stdout.flush()

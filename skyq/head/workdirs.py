@@ -180,8 +180,8 @@ def _git(words: List[str]) -> None:
         raise TaskError("A git workdir needs git, which isn't there. Install it, or give a folder.") from None
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines()
-        cause = next((line for line in said if line.startswith("fatal: ")), said[-1] if said else "git failed")
-        raise TaskError("The git workdir can't be fetched: %s" % cause.replace("fatal: ", "", 1))
+        causes = [line for line in said if line.startswith("fatal: ")] or said[-1:] or ["git failed"]
+        raise TaskError("The git workdir can't be fetched: %s" % causes[0].replace("fatal: ", "", 1))
 
 
 def copy_one(source: str, into: str, item: Item, progress: Callable[[int], None]) -> None:
