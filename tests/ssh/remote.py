@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
+
+import psutil
 
 from tests.cluster import COMMAND_LIMIT, FINAL, GRACE, LocalQueue, Record, Result
 from tests.lab import Host, Lab, Program, Terminal
@@ -47,6 +50,33 @@ class Gate:
         """Let them go on."""
         for node in self._lab.nodes:
             node.write("/home/ada/" + self.file, "")
+
+
+class Tale:
+    """A job's log whose gaps, twins and end can be seen, and that it started once; its exit code is 7."""
+
+    CODE = 7
+
+    def __init__(self, gate: Gate) -> None:
+        self._own = "tale%d" % next(_numbers)
+        self.script = (
+            "echo started >>~/%s; until [ -e ~/%s ]; do i=$((i + 1)); printf '%%d %%0999d\\n' $i $i; "
+            "sleep 0.05; done; echo end $i; exit %d" % (self._own, gate.file, self.CODE)
+        )
+
+    def starts(self, host: Host) -> int:
+        """How often it was started there."""
+        path = host.home / self._own
+        return path.read_text().count("started\n") if path.exists() else 0
+
+    @staticmethod
+    def whole(text: bytes) -> bool:
+        """Whether this is all of it, from its first line to its last one."""
+        last = re.search(rb"(?:^|\n)end (\d+)\n\Z", text)
+        if last is None:
+            return False
+        lines = [b"%d %0999d\n" % (number, number) for number in range(1, int(last[1]) + 1)]
+        return text == b"".join(lines) + b"end " + last[1] + b"\n"
 
 
 class Remote:
@@ -190,14 +220,19 @@ class Remote:
             self.until(lambda: self.raw(job, rank) == text, what)
         except AssertionError as error:
             found = self.raw(job, rank)
-            same = next(
-                (i for i, (a, b) in enumerate(zip(found, text)) if a != b), min(len(found), len(text))
-            )
+            pairs = enumerate(zip(found, text))
+            same = next((at for at, (a, b) in pairs if a != b), min(len(found), len(text)))
             told = "%d of %d bytes, the first %d right, then %r instead of %r" % (
                 *(len(found), len(text), same),
                 *(found[same : same + 80], text[same : same + 80]),
             )
             raise AssertionError("%s\n%s" % (told, error)) from None
+
+    def until_told(self, job: Record, tale: Tale) -> None:
+        """Waits until the head has a whole tale, and sees that it was told once."""
+        self.until(lambda: tale.whole(self.raw(job, 0)), "the log of job %d is whole" % job["job_id"])
+        starts = {node.name: tale.starts(node) for node in self.lab.nodes}
+        assert starts == {**dict.fromkeys(starts, 0), job["nodes"][0]["node"]: 1}, self.evidence()
 
     def until_unreachable(self, node: str) -> None:
         """Waits until the head knows that it can't reach a node."""
@@ -219,18 +254,22 @@ class Remote:
             database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
         database.close()
 
-    def alive(self, node: str, of: str = "") -> list[str]:
+    def kill_dispatcher(self) -> None:
+        """kill -9; the next command, or cron, starts another one."""
+        for process, words in _commands(self.head):
+            if "_dispatcher" in words:
+                process.kill()
+
+    def hang_up(self, node: str) -> None:
+        """All connections to a node's sshd break, and no new one is refused."""
+        for process, words in _commands(self.lab.host(node)):
+            if words.startswith("sshd: ada"):
+                process.kill()
+
+    def alive(self, node: str) -> list[str]:
         """The command lines of the processes of jobs there: all of ada's but sshd's and skyq's own."""
-        found = []
-        for process in self.lab.host(node).processes():
-            try:
-                words = " ".join(process.cmdline())
-                mine = process.uids().real != 0 and process.status() != "zombie"
-            except Exception:  # it has just ended
-                continue
-            if mine and words and not words.startswith("sshd") and "skyq" not in words and of in words:
-                found.append(words)
-        return found
+        found = [words for _, words in _commands(self.lab.host(node), of_root=False)]
+        return [words for words in found if "skyq" not in words and not words.startswith("sshd")]
 
     # Evidence.
 
@@ -254,3 +293,16 @@ class Remote:
         for node in KINDS:
             self.until_usable(node)
             self.until(lambda node=node: not self.alive(node), "nothing of a job lives on " + node)
+
+
+def _commands(host: Host, of_root: bool = True) -> list[tuple[psutil.Process, str]]:
+    """The processes there that live, with their command lines."""
+    found = []
+    for process in host.processes():
+        try:
+            words = " ".join(process.cmdline())
+            if words and (of_root or process.uids().real != 0):
+                found.append((process, words))
+        except psutil.NoSuchProcess:
+            continue  # it has just ended
+    return found

@@ -1,7 +1,8 @@
 """What jobs find out by themselves on each node, with the kernel's locks: skyq's own tables are no witness.
 
-A rank holds, for its life, two locks for each whole device, one of the two for a half, and one for its job: two
-ranks of a job on one node are a violation, as is a device given beyond 1. In files of the node's own /var/tmp.
+A rank holds, for its life, two locks for each whole device, one of the two for a half, and one for its job:
+two ranks of a job on one node are a violation, as is a device given beyond 1. The files are in the node's own
+/var/tmp.
 """
 
 from __future__ import annotations

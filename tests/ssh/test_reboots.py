@@ -1,0 +1,64 @@
+"""Machines that boot in the middle of jobs: what ran there has failed, what waits still runs."""
+
+from __future__ import annotations
+
+from tests.ssh.remote import ON, PATIENCE, Remote, Tale
+
+CRON = 60.0  # seconds between two ticks
+
+
+def test_a_worker_that_boots_fails_what_ran_there_and_is_used_again(cluster: Remote) -> None:
+    gate = cluster.gate()
+    alone = cluster.submit(*ON["node1"], "sleep 600")
+    gang = cluster.submit("--num-nodes", "4", "sleep 600")
+    other = cluster.submit(*ON["node2"], gate.wait)
+    queued = cluster.submit("--gpus", "A100:4", "true")
+    cluster.wait_all([alone, gang, other], "RUNNING")
+    assert cluster.job(queued)["status"] == "PENDING"
+    cluster.lab.reboot("node1")
+
+    records = cluster.wait_all([alone, gang], "FAILED_DRIVER")
+    assert records[alone]["reason"] == "node rebooted"
+    assert "node rebooted" in records[gang]["reason"]
+    assert cluster.wait(queued, "SUCCEEDED")["nodes"][0]["node"] == "node1"
+    assert not any("sleep 600" in line for host in cluster.lab.nodes for line in cluster.alive(host.name))
+    assert cluster.job(other)["status"] == "RUNNING"
+    gate.open()
+    cluster.wait(other, "SUCCEEDED")
+
+
+def test_a_head_that_boots_loses_neither_queued_jobs_nor_those_on_workers(cluster: Remote) -> None:
+    gate = cluster.gate()
+    tale = Tale(gate)
+    on_worker = cluster.submit(*ON["node1"], tale.script)
+    on_head = cluster.submit(*ON["node0"], gate.wait)
+    queued = cluster.submit("--gpus", "A100:4", "true")
+    record = cluster.wait_all([on_worker, on_head], "RUNNING")[on_worker]
+    cluster.until(lambda: cluster.raw(record, 0), "its log comes")
+    cluster.lab.reboot("node0")
+
+    cluster.ok("queue", "lab")  # the next command, or else cron, starts a dispatcher
+    assert cluster.wait(on_head, "FAILED_DRIVER")["reason"] == "node rebooted"
+    assert cluster.job(on_worker)["status"] == "RUNNING"
+    gate.open()
+    assert cluster.wait(on_worker, "FAILED")["exit_codes"] == [Tale.CODE]
+    cluster.wait(queued, "SUCCEEDED")
+    cluster.until_told(record, tale)
+
+
+def test_a_head_that_boots_goes_on_by_itself(cluster: Remote) -> None:
+    """cron starts a dispatcher: nobody types anything."""
+    gate, crontab = cluster.gate(), cluster.head.path("/var/spool/cron/crontabs/ada")
+    tale = Tale(gate)
+    on_worker = cluster.submit(*ON["node2"], tale.script)
+    queued = cluster.submit("--gpus", "L4:4", "echo ran >~/" + gate.file + ".after")
+    record = cluster.wait(on_worker, "RUNNING")
+    cluster.until(lambda: crontab.exists() and "tick lab" in crontab.read_text(), "cron is asked to tick")
+    cluster.lab.reboot("node0")
+    gate.open()
+    ran = cluster.lab.host("node2").home / (gate.file + ".after")
+    cluster.until(ran.exists, "the queued job runs", CRON + PATIENCE)
+
+    cluster.wait(queued, "SUCCEEDED")
+    assert cluster.wait(on_worker, "FAILED")["exit_codes"] == [Tale.CODE]
+    cluster.until_told(record, tale)
