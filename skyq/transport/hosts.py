@@ -120,7 +120,7 @@ def _target(host: Host, asked: Dict[str, List[str]], notes: Tuple[str, ...]) -> 
         known_hosts=tuple(
             path
             for key in ("userknownhostsfile", "globalknownhostsfile")
-            for path in map(tokens.path, _words(_last(asked, key)))
+            for path in map(tokens.path, _paths(_last(asked, key)))
             if path
         ),
         host_key_alias=_last(asked, "hostkeyalias"),
@@ -160,7 +160,7 @@ class _Tokens(NamedTuple):
             "p": str(self.port),
             "r": self.user,
             "k": self.alias or self.typed,
-            "d": os.path.expanduser("~"),
+            "d": _home(),
             "u": _me(),
             "i": str(os.getuid()),
             "l": os.uname().nodename,
@@ -172,7 +172,8 @@ class _Tokens(NamedTuple):
         """The path of a file; empty for none."""
         if text.lower() == "none":
             return ""
-        return os.path.expanduser(os.path.expandvars(self.expand(text.strip('"'))))
+        path = os.path.expandvars(self.expand(text.strip('"')))
+        return _home() + path[1:] if path == "~" or path.startswith("~/") else os.path.expanduser(path)
 
 
 def _ask(host: Host) -> Tuple[Dict[str, List[str]], List[str]]:
@@ -217,7 +218,7 @@ def _read_config(host: Host) -> Tuple[Dict[str, List[str]], List[str]]:
     from paramiko import SSHConfig
 
     config, notes = SSHConfig(), []
-    for path in (os.path.expanduser("~/.ssh/config"), "/etc/ssh/ssh_config"):
+    for path in (os.path.join(_home(), ".ssh", "config"), "/etc/ssh/ssh_config"):
         try:
             with open(path, encoding="utf-8", errors="surrogateescape") as file:
                 text = file.read()
@@ -239,11 +240,22 @@ def _last(asked: Dict[str, List[str]], key: str) -> str:
     return (asked.get(key) or [""])[-1]
 
 
-def _words(text: str) -> List[str]:
-    return re.findall(r'"[^"]*"|\S+', text)
+def _paths(text: str) -> List[str]:
+    """Several files in one line. `ssh -G` doesn't quote a space in a path, but each path begins at its root."""
+    return re.split(r' (?=[/~%$"])', text)
 
 
 def _me() -> str:
     import getpass
 
     return getpass.getuser()
+
+
+def _home() -> str:
+    """OpenSSH goes by the account, not by HOME."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return os.path.expanduser("~")

@@ -124,13 +124,10 @@ def _no_tunnel(session: Session, target: Target, error: Any) -> Unreachable:
             "%s doesn't forward connections (AllowTcpForwarding in its sshd_config), so that %s can't be "
             "reached through it." % (session.target.where, target.where)
         )
-    text = str(error.args[-1])
-    kinds = {"refused": "refused", "timed out": "timeout", "route": "no-route", "resolve": "name"}
-    kind = next((kinds[word] for word in kinds if word in text), "other")
+    # Why not is known to sshd there, but paramiko keeps only the kind of the failure.
     return Unreachable(
-        "%s can't be reached from %s: %s.\nTry there: ssh %s"
-        % (target.where, session.target.where, text, target.hostname),
-        kind,
+        "%s can't be reached from %s: it is off, or refuses, or the name isn't known there.\n"
+        "Try on %s: ssh %s" % (target.where, session.target.where, session.name, target.hostname)
     )
 
 
