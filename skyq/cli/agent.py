@@ -20,7 +20,6 @@ from typing import Any, Iterator
 
 from skyq.cli import place
 from skyq.cli.main import guarded
-from skyq.cli.remote import AT_HEAD
 from skyq.cli.verbs import VERBS
 from skyq.core import protocol
 from skyq.core.errors import ProtocolError, UsageError
@@ -91,7 +90,7 @@ def _become(wire: Wire, request: Message) -> None:
     """Be the client's: its streams, its name, the place it was at."""
     os.environ.update({str(name): str(value) for name, value in request.get("env", {}).items()})
     os.environ["SKYQ_USER"] = str(request["user"])
-    os.environ[AT_HEAD] = "yes"
+    os.environ[place.AT_HEAD] = "yes"
     if request.get("columns"):
         os.environ["COLUMNS"] = str(request["columns"])
     tty = [bool(each) for each in request["tty"]]

@@ -165,7 +165,7 @@ def _end(name: str, yes: bool, purge: bool) -> bool:
 
 
 def _again(where: ClusterDir, name: str, purge: bool) -> str:
-    from skyq.cli.remote import AT_HEAD
+    from skyq.cli.place import AT_HEAD
 
     if purge:
         return "sudo rm -r " + where.root

@@ -12,6 +12,9 @@ from typing import Any, Callable
 SUBMITTING, SUBMITTED, WAITING, STARTED, ENDED = 1, 2, 3, 4, 5
 """The stages of `exec`, `launch` and `logs`, each with the lines that it begins with."""
 
+AT_HEAD = "_SKYQ_AT_HEAD"
+"""Set in the environment of an agent: from there no verb goes on to a third machine."""
+
 Record = dict[str, Any]
 
 

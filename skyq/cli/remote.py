@@ -8,13 +8,12 @@ import time
 from typing import Callable, Iterator, NamedTuple, Protocol
 
 from skyq.cli import cluster
+from skyq.cli.place import AT_HEAD
 from skyq.client.remote import Conversation, ended
 from skyq.core.errors import SkyqError, Unreachable
 from skyq.core.protocol import Message
 from skyq.transport.base import Stream
 
-AT_HEAD = "_SKYQ_AT_HEAD"
-"""Set in the environment of an agent: from there no verb goes on to a third machine."""
 RESUMABLE = frozenset({"exec", "launch", "logs"})
 """These go on where they were when the connection was lost; of others it isn't known how far they came."""
 NOT_BY_WAITING = frozenset({"auth", "host-key-unknown", "host-key-changed"})

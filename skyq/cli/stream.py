@@ -321,8 +321,8 @@ def _failed_setup(job: Job, nodes: Sequence[Node]) -> str:
 
 
 def _blamed_setup(job: Job, nodes: Sequence[Node]) -> str:
-    named = [node for node in nodes if re.search(r"\bon %s\b" % re.escape(node.name), job.reason)]
-    return "setup-%d" % named[0].index if named else "setup-0"
+    words = {"setup failed on " + host_word(node.index): node.index for node in nodes}
+    return "setup-%d" % words.get(job.reason.partition(":")[0], 0)
 
 
 def _again(head: Head, job: Job) -> Job:

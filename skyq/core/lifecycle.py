@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from skyq.core import states
+from skyq.core.paths import host_word
 from skyq.core.protocol import UNKNOWN
 
 ASKED = 0
@@ -91,7 +92,7 @@ def _ending(course: Course, steps: List[str], phases: Mapping[str, Phase], faile
     if live:
         return Verdict(stop=live)
     if failed and not (course.cancel and (phases[failed].stopped or phases[failed].unstarted)):
-        state, reason = _failure(failed, phases[failed], len(course.runs))
+        state, reason = _failure(failed, phases[failed], course)
         return _closing(steps, phases, state, reason, course)
     by_itself = not any(phases[step].stopped for step in steps)  # at the word it may well exit with 0
     if failed is None and by_itself and (course.state == states.RUNNING or not course.runs):
@@ -105,11 +106,16 @@ def _closing(
     """All scripts are over; the job ends when the last process is gone."""
     if any(_at(phases, step) < GONE for step in steps):
         return Verdict(over=True)
-    codes = tuple(phases[step].code for step in course.runs if step in phases)
+    codes = tuple(_told_code(phases[step], state) for step in course.runs if step in phases)
     return Verdict(state=state, reason=reason, codes=codes)
 
 
-def _failure(step: str, phase: Phase, ranks: int) -> Tuple[str, str]:
+def _told_code(phase: Phase, state: str) -> int:
+    """A rank that was ended because another one failed counts as killed, as in SkyPilot."""
+    return SIGKILLED if state == states.FAILED and phase.stopped else phase.code
+
+
+def _failure(step: str, phase: Phase, course: Course) -> Tuple[str, str]:
     kind, _, number = step.partition("-")
     if phase.unstarted:
         return states.PENDING, phase.why
@@ -117,8 +123,9 @@ def _failure(step: str, phase: Phase, ranks: int) -> Tuple[str, str]:
         return states.FAILED_DRIVER, phase.why or "exit status unknown"
     words = code_words(phase.code) + ("; " + phase.why if phase.why else "")
     if kind == "setup":
-        return states.FAILED_SETUP, "setup failed: " + words
-    where = "rank %s: " % number if ranks > 1 else ""
+        node = " on " + host_word(int(number)) if len(course.setups) > 1 else ""
+        return states.FAILED_SETUP, "setup failed%s: %s" % (node, words)
+    where = "rank %s: " % number if len(course.runs) > 1 else ""
     return states.FAILED, where + words
 
 

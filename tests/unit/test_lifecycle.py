@@ -122,6 +122,13 @@ def test_a_failed_setup_ends_the_job_and_run_never_starts() -> None:
     assert setting_up({SETUP: gone(2)}) == Verdict(state="FAILED_SETUP", reason="setup failed: exit code 2")
 
 
+def test_of_several_setups_the_failed_ones_node_is_named() -> None:
+    course = Course(SETTING_UP, ["setup-0", "setup-2"], ["run-0", "run-1"])
+
+    verdict = next_verdict(course, {"setup-0": gone(143, stopped=True), "setup-2": gone(2)})
+    assert (verdict.state, verdict.reason) == ("FAILED_SETUP", "setup failed on worker2: exit code 2")
+
+
 def test_a_failed_run_has_its_exit_code() -> None:
     assert running(gone(3)) == Verdict(state="FAILED", reason="exit code 3", codes=(3,))
 
@@ -129,7 +136,7 @@ def test_a_failed_run_has_its_exit_code() -> None:
 def test_a_failing_rank_ends_the_others_and_is_the_one_to_blame() -> None:
     assert running(live, gone(3), asked) == Verdict(stop=("run-0", "run-2"))
     assert running(gone(143, stopped=True), gone(3)) == Verdict(
-        state="FAILED", reason="rank 1: exit code 3", codes=(143, 3)
+        state="FAILED", reason="rank 1: exit code 3", codes=(137, 3)
     )
 
 

@@ -254,3 +254,29 @@ def test_a_tail_reads_no_more_than_it_needs():
         tail_offset(lambda at, n: asked.append(n) or text[at : at + n], len(text), 1000) == len(text) - 5000
     )
     assert sum(asked) <= 64 * 1024 + 1
+
+
+# Going on where another one was.
+
+
+@given(LOG, st.data())
+def test_another_prefixer_goes_on_where_one_was(text: bytes, draw: st.DataObject) -> None:
+    cut = draw.draw(st.integers(0, len(text)))
+    one = Prefixer()
+    first = one.feed(A, text[:cut])
+    other = Prefixer(unfinished=one.unfinished)
+    rest = other.feed(A, text[cut - one.held_back(A) :]) + other.finish()
+
+    assert first + rest == prefixed([text])
+
+
+SANE = st.sampled_from(["text", "é", "漢", "\x1b[1;31m", "\x1b]0;title\x07", "\x1b[?25l", "\n", "\r"])
+
+
+@given(st.lists(SANE).map(lambda parts: "".join(parts).encode()), st.data())
+def test_another_sanitiser_goes_on_where_one_was(text: bytes, draw: st.DataObject) -> None:
+    cut = draw.draw(st.integers(0, len(text)))
+    one = Sanitiser()
+    first = one.feed(text[:cut])
+
+    assert first + sanitised(text[cut - one.held_back :]) == sanitised(text)
