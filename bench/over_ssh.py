@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -129,7 +130,7 @@ def lines(count: int = 40) -> None:
             "H100:1",
             "for i in {1..%d}; do sleep 0.2; echo $EPOCHREALTIME; done" % count,
         ]
-        process = client.start(words)
+        process = client.start(words, stdout=subprocess.PIPE)
         late = []
         for line in process.stdout:
             late.append(time.time() - float(line))
