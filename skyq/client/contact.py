@@ -98,7 +98,8 @@ class Party:
         self.dial = dial
         self.whole = whole
         self.tell = tell
-        self._slice: Slice | None = None
+        self._slices: dict[str, Slice] = {}
+        self._liked: list[int] = []
 
     @property
     def present(self) -> list[Guest]:
@@ -116,11 +117,20 @@ class Party:
 
         in_parallel(attempt, self.present if guests is None else guests)
 
+    def arrive_all(self, to_send: bool = True) -> None:
+        """Connect to each, and see what is there; nothing is changed.
+
+        Raises SkyqError where skyq.pyz is needed, `to_send` it, but not to be had.
+        """
+        if to_send:
+            self._liked = self.whole.pythons()
+        self.each(self.arrive)
+
     def arrive(self, guest: Guest, via: Session | None = None) -> None:
         """Connect, and see what is there; nothing is changed."""
         guest.session = self.dial(guest.host, via)
         guest.through_head = via is not None
-        guest.landing = Landing(guest.name, guest.session.run(shell_line(len(program()))))
+        guest.landing = Landing(guest.name, guest.session.run(shell_line(len(program()), self._liked)))
         guest.found = guest.landing.hello()
         lacking = [name for name in guest.found["lacks"] if name != "_sqlite3"]
         if lacking:
@@ -148,15 +158,17 @@ class Party:
         if there:
             guest.landing.become(there)
             return
-        cut = self.whole.for_head(guest.found["tag"]) if as_head else self._for_worker()
+        cut = self.cut(guest.found["tag"] if as_head else "")
         if cut.name in guest.found["builds"]:
             guest.landing.become(cut.name)
         else:
             guest.landing.become(cut, compressed="zlib" not in guest.found["lacks"])
 
-    def _for_worker(self) -> Slice:
-        self._slice = self._slice or self.whole.for_worker()
-        return self._slice
+    def cut(self, tag: str) -> Slice:
+        """What a head with that Python needs, or ("") a worker. Raises SkyqError where that can't be had."""
+        if tag not in self._slices:
+            self._slices[tag] = self.whole.for_head(tag) if tag else self.whole.for_worker()
+        return self._slices[tag]
 
     def close(self) -> None:
         """Hang up everywhere."""
@@ -237,7 +249,7 @@ class _Making:
     def run(self) -> Made:
         party = self.party
         party.tell("First contact with pool %s: %s" % (self.pool.name, _names(party.guests)))
-        party.each(party.arrive)
+        party.arrive_all()
         headed = next((guest for guest in party.present if _is_head(guest, self.name)), None)
         if headed:
             self.head = headed
@@ -277,21 +289,38 @@ class _Making:
         self._turn_away_claimed()
         reasons = [guest.trouble for guest in self.party.guests if guest.trouble]
         for guest in self.party.present:
-            why_not = _no_head(guest)
+            why_not = self._why_no_head(guest) or self._try_head(guest)
             if not why_not:
-                self.head = guest
-                try:
-                    self._settle_head()
-                    return
-                except Unreachable:
-                    raise  # nobody knows how far that got: the same one has to go on
-                except SkyqError as error:
-                    _step_back(guest, self.name, self.state.get("id", ""), unmade=True)
-                    guest.refuse(error)
-                    self.state, why_not = {}, guest.trouble
+                return
             self.party.tell(why_not)
             reasons.append(why_not)
         raise SkyqError("No host of pool '%s' can be the head:\n%s" % (self.pool.name, "\n".join(reasons)))
+
+    def _why_no_head(self, guest: Guest) -> str:
+        """Why a free host can't be the head, though it may be a worker; "" if it can."""
+        python, text = _version(guest.found), "%s can't be the head: %s"
+        if "_sqlite3" in guest.found["lacks"]:
+            return text % (guest.name, "its Python (%s) has no sqlite3." % python)
+        if tuple(guest.found["python"]) < HEAD_PYTHON:
+            return text % (guest.name, "its Python is %s, and the head needs 3.10 or newer." % python)
+        try:
+            self.party.cut(guest.found["tag"])
+        except SkyqError as error:
+            return text % (guest.name, error)
+        return ""
+
+    def _try_head(self, guest: Guest) -> str:
+        """Have it be the head; why that failed, and then it can't be a worker either."""
+        self.head = guest
+        try:
+            self._settle_head()
+        except Unreachable:
+            raise  # nobody knows how far that got: the same one has to go on
+        except SkyqError as error:
+            _step_back(guest, self.name, self.state.get("id", ""), unmade=True)
+            guest.refuse(error)
+            self.state = {}
+        return guest.trouble
 
     def _turn_away_claimed(self) -> None:
         for guest in self.party.present:
@@ -426,17 +455,6 @@ def claimed(name: str, claim: Facts) -> str:
     return text % (name, claim.get("cluster", "?"), claim.get("owner"), claim.get("head", "?"))
 
 
-def _no_head(guest: Guest) -> str:
-    """Why a free host can't be the head, though it may be a worker; "" if it can."""
-    python = _version(guest.found)
-    if "_sqlite3" in guest.found["lacks"]:
-        return "%s can't be the head: its Python (%s) has no sqlite3" % (guest.name, python)
-    if tuple(guest.found["python"]) < HEAD_PYTHON:
-        text = "%s can't be the head: its Python is %s, and the head needs 3.10 or newer"
-        return text % (guest.name, python)
-    return ""
-
-
 def _named(guest: Guest, error: SkyqError) -> str:
     text = str(error)
     return text if text.startswith(guest.name + ":") else "%s: %s" % (guest.name, text)
@@ -541,7 +559,7 @@ def upgrade(party: Party) -> tuple[str, list[str]]:
     Raises SkyqError when the head can't have it.
     """
     head = party.guests[0]
-    party.each(party.arrive)
+    party.arrive_all()
     if head.trouble:
         raise SkyqError(head.trouble)
     party.arrive_through(head)

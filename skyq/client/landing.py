@@ -9,7 +9,7 @@ import pkgutil
 import re
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from skyq.client.slices import Slice
@@ -37,25 +37,27 @@ class Unfit(SkyqError):
 
 
 _FOLDERS = "/usr/local/bin:/usr/bin:/bin:$HOME/miniconda3/bin:$HOME/anaconda3/bin:/opt/conda/bin"
-_CHECK = "import sys; v=sys.version_info[:2]; sys.exit(not($v))"
+_CHECK = "import sys; v=sys.version_info; sys.exit(v[0] < 3 or not($v))"
 _READ = "import os,functools; exec(functools.reduce(lambda s,_: s+os.read(0,%d-len(s)), range(%d), bytes()))"
 _SCRIPT = (
     'PATH="$PATH:%(folders)s"; '
-    'for v in "(3,10) <= v < (3,%(beyond)d)" "(3,8) <= v"; do for p in %(pythons)s; do '
+    'for v in "v[1] in [%(liked)s]" "9 < v[1] < %(beyond)d" "v[1] > 7"; do for p in %(pythons)s; do '
     'command -v "$p" >/dev/null 2>&1 && '
     '"$p" -I -S -c "%(check)s" </dev/null >/dev/null 2>&1 && exec "$p" -I -S -c "%(read)s"; '
     "done; done; echo %(none)s; (python3 --version || python --version) 2>&1"
 )
 
 
-def shell_line(size: int) -> str:
+def shell_line(size: int, liked: Iterable[int] = ()) -> str:
     """What has a Python run a program of that size from standard input, in whatever login shell.
 
-    sh's, in single quotes: without ', ! and newlines it is the same for csh, fish and zsh.
+    sh's, in single quotes: without ', ! and newlines it is the same for csh, fish and zsh. `liked`: the 3.x
+    to take if they are there; else it is one that could be a head's, else any.
     """
     known = ["python3.%d" % minor for minor in range(NEWEST_PYTHON, 7, -1)]
     script = _SCRIPT % {
         "folders": _FOLDERS,
+        "liked": ",".join(map(str, liked)),
         "beyond": NEWEST_PYTHON + 1,
         "pythons": " ".join(["python3", *known]),
         "check": _CHECK,

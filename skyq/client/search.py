@@ -30,7 +30,7 @@ def find(client: Client, name: str) -> Way:
     party = _party(client, _hosts_of(pools, name))
     client.tell("Looking for cluster %s on the hosts of your pools" % name)
     try:
-        party.each(party.arrive)
+        party.arrive_all(to_send=False)
         remote = _seen(client, party, name)
     finally:
         party.close()
@@ -129,7 +129,7 @@ def end(client: Client, name: str) -> list[str]:
     others = pools[name].hosts if name in pools else () if remote else _hosts_of(pools, name)
     party = _party(client, [*(remote.hosts if remote else ()), *(h for h in others if h.ip not in known)])
     try:
-        party.each(party.arrive)
+        party.arrive_all(to_send=False)
         head = party.guests[0]
         if remote and not head.trouble:
             party.arrive_through(head)

@@ -57,6 +57,11 @@ class Whole(NamedTuple):
             return _slice(files, {tag: held[tag]})
         return _slice(files, {tag: self._fetch(files, tag)})
 
+    def pythons(self) -> list[int]:
+        """The 3.x that it holds libraries for. Raises SkyqError when the file can't be read."""
+        tags = json.loads(self._read()[INDEX])["targets"]
+        return sorted({int(found[1]) for tag in tags if (found := re.match(r"cpython-3(\d+)-", tag))})
+
     def _read(self) -> dict[str, bytes]:
         try:
             with zipfile.ZipFile(self.path) as whole:
@@ -78,7 +83,7 @@ class Whole(NamedTuple):
         """Add the wheels for a target to the files; their names."""
         target = Target.of_tag(tag)
         if target is None:
-            text = "skyq's libraries are not to be had for its Python (%s): it can be a worker, not the head."
+            text = "there are no libraries of skyq for its Python (%s)."
             raise SkyqError(text % tag)
         cache = Cache(Path(self.wheels), self.tell)
         try:

@@ -173,6 +173,7 @@ class Cache(NamedTuple):
             wanted = Path(aside, "requirements.txt")
             wanted.write_text("".join(lines))
             command = [*pip(), "download", "--quiet", "--disable-pip-version-check", "--only-binary=:all:"]
+            command += ["--retries", "2"]
             command += [*options, "--dest", aside, "--requirement", str(wanted)]
             done = subprocess.run(
                 command, stdin=subprocess.DEVNULL, stdout=2, stderr=subprocess.PIPE, text=True, check=False

@@ -63,7 +63,7 @@ def test_every_target_has_a_tag_of_its_own() -> None:
 
 
 def test_a_python_that_no_libraries_are_locked_for_can_be_no_head(pyz: str, tmp_path: Path) -> None:
-    with pytest.raises(SkyqError, match="can be a worker, not the head"):
+    with pytest.raises(SkyqError, match="no libraries of skyq for its Python"):
         whole(pyz, tmp_path).for_head("cpython-311-linux-x86_64-musl")
 
 
