@@ -16,7 +16,7 @@ import time
 from typing import Any, Dict, List, Optional, Tuple
 
 from skyq.core import protocol
-from skyq.core.errors import SkyqError
+from skyq.core.errors import SkyqError, Unreachable
 from skyq.core.model import Device, Node, Reach
 from skyq.core.paths import ClusterDir, Home
 from skyq.head.head import Head
@@ -152,22 +152,35 @@ class _Worker:
         self.name: str = about["name"]
         self.left: List[Tuple[str, int]] = [(host, port) for host, port in about["at"]]
         self.at: Tuple[str, int] = ("", 0)
+        self.tried: List[Tuple[str, int]] = []
         self.trouble = "no address of it is known"
         self.channel: Optional[Channel] = None
         self.decoder = protocol.Decoder()
         self.deadline = 0.0
 
     def next_address(self, where: ClusterDir) -> None:
-        """Try the next address, if there is one."""
+        """Try the next address, if there is one that isn't another name of one that was tried."""
         from skyq.transport.channel import SshChannel
 
         self.close()
-        if self.left:
+        while self.left and not self.channel:
             self.at = self.left.pop(0)
-            self.deadline = time.monotonic() + MEETING
-            self.decoder = protocol.Decoder()
-            reach = Reach(*self.at, self.about["user"])
-            self.channel = SshChannel(reach, where.key, where.known_hosts, "skyq")
+            if self.is_new():
+                self.deadline = time.monotonic() + MEETING
+                self.decoder = protocol.Decoder()
+                reach = Reach(*self.at, self.about["user"])
+                self.channel = SshChannel(reach, where.key, where.known_hosts, "skyq")
+
+    def is_new(self) -> bool:
+        """Whether the address wasn't tried under another name."""
+        try:
+            address = _resolved(*self.at)[1][:2]
+        except OSError as error:
+            self.failed("the name can't be resolved: %s" % error.strerror)
+            return False
+        new = address not in self.tried
+        self.tried.append(address)
+        return new
 
     def close(self) -> None:
         """Hang up."""
@@ -188,9 +201,8 @@ class _Worker:
 
     def failed(self, why: str) -> None:
         """Remember the first reason: the first address is the best one."""
-        told = "the head can't reach it at %s port %d: %s" % (*self.at, why)
         if self.trouble.startswith("no address"):
-            self.trouble = told
+            self.trouble = "the head can't reach it at %s port %d: %s" % (*self.at, why)
 
 
 def _meet(where: ClusterDir, workers: List[_Worker]) -> List[_Worker]:
@@ -218,8 +230,20 @@ def _hear(worker: _Worker, where: ClusterDir, readable: bool) -> None:
         elif time.monotonic() > worker.deadline:
             raise SkyqError("no answer within %d s" % MEETING)
     except (OSError, SkyqError) as error:
-        worker.failed(str(error))
+        worker.failed(_why(error, worker))
         worker.next_address(where)
+
+
+def _why(error: Exception, worker: _Worker) -> str:
+    """In words for who reads it at the client."""
+    if isinstance(error, Unreachable) and error.kind == "auth":
+        return (
+            "its sshd doesn't take the cluster's key. Does it read keys elsewhere than in "
+            "~/.ssh/authorized_keys (AuthorizedKeysFile), or mind that others may write to the home?"
+        )
+    if isinstance(error, Unreachable):
+        return "%s Try on the head: ssh %s" % (str(error).splitlines()[0], worker.at[0])
+    return str(error)
 
 
 # Addresses.
