@@ -131,7 +131,7 @@ def end_remote(name: str, accept_new: bool = False) -> list[str]:
 
 def _client(accept_new: bool, quiet: bool) -> Client:
     from skyq.client.heads import Client
-    from skyq.transport.login import Keyring
+    from skyq.transport.keyring import Keyring
     from skyq.transport.trust import Trust
 
     home, asks = Home(home_root()), _terminal()

@@ -85,7 +85,8 @@ class Sshd:
             "KbdInteractiveAuthentication": "no",
             "PermitRootLogin": "yes",
             "LogLevel": "VERBOSE",
-            "SetEnv": "PATH=%s" % os.environ["PATH"],
+            # SHLVL: or bash would read ~/.bashrc, whatever that does to who runs the tests.
+            "SetEnv": "PATH=%s SHLVL=1" % os.environ["PATH"],
         }
         lines = ["%s %s" % pair for pair in {**standard, **options}.items()]
         keys = ["HostKey %s" % (self.folder / ("host_" + kind)) for kind in self.host_keys]
