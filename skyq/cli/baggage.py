@@ -8,8 +8,8 @@ import sys
 from typing import Iterator
 
 from skyq.cli import sync
+from skyq.cli.order import Bag
 from skyq.cli.progress import Progress
-from skyq.cli.submit import Bag
 from skyq.client.files import Listing
 from skyq.core.errors import SkyqError
 from skyq.core.model import Task

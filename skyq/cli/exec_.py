@@ -50,7 +50,8 @@ def main(words: list[str]) -> int:
         raise SkyqError(
             "Cluster '%s' does not exist.\nIf -c belongs to your command, put the command behind --." % name
         )
-    from skyq.cli.submit import Order, give
+    from skyq.cli.order import Order
+    from skyq.cli.submit import give
 
     return give(name, Order.of(task, found, launch=False), found.accept_new_host_keys)
 

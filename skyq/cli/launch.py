@@ -55,7 +55,8 @@ def main(words: list[str]) -> int:
     if task.run is None and task.setup is not None:
         # A setup alone takes no device, and runs once on each node.
         task = task._replace(num_nodes=1, alternatives=(Request(),), cpus_shown="")
-    from skyq.cli.submit import Order, give
+    from skyq.cli.order import Order
+    from skyq.cli.submit import give
 
     return give(name, Order.of(task, found, launch=True), found.accept_new_host_keys)
 

@@ -20,7 +20,7 @@ from skyq.head.head import Head
 from skyq.transport.parcel import MOUNT
 
 if TYPE_CHECKING:
-    from skyq.cli.submit import Bag
+    from skyq.cli.order import Bag
     from skyq.core.protocol import Message
     from skyq.transport.parcel import Parcel
 

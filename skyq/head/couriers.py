@@ -50,7 +50,7 @@ class Couriers:
         return list(self._under_way)
 
     def returned(self, fileno: int) -> Tuple[str, str, Set[Errand]]:
-        """(node, why it failed or "", the steps that waited for it)"""
+        """(node, why it failed or "", the steps that waited for it, or for a free courier)"""
         process, node, names = self._under_way.pop(fileno)
         assert process.stdout
         said = process.stdout.read() or b""
@@ -64,7 +64,9 @@ class Couriers:
                 why = "the courier was killed"
         else:
             self._there.update((node, name) for name in names)
-        return node, why, self._waiting.pop(node, set())
+        busy = {who for _, who, _ in self._under_way.values()}
+        free = [who for who in self._waiting if who not in busy]
+        return node, why, set().union(*(self._waiting.pop(who) for who in free))
 
     def forget(self, node: str) -> None:
         """Who knows what became of its disk."""

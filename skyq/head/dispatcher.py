@@ -5,29 +5,28 @@ It may be killed at any moment: the store says what was decided, the nodes say w
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import select
 import socket
 import sys
 import time
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import List, Optional
 
 from skyq.core.errors import SkyqError
 from skyq.core.lifecycle import GONE, Phase
-from skyq.core.model import Job, Node
+from skyq.core.model import Job
 from skyq.core.paths import ClusterDir
 from skyq.core.protocol import UNKNOWN, Message
 from skyq.head import courier, specs, wake
 from skyq.head.board import Board
 from skyq.head.couriers import Argv, Couriers
-from skyq.head.links import CONNECTING, Key, Link
+from skyq.head.fleet import Connect, Fleet
+from skyq.head.links import Key, Link
 from skyq.head.pulls import Pulls, Source
 from skyq.head.tick import Acts, tick
 from skyq.store.lock import tick_lock
 from skyq.store.store import Store
-from skyq.transport.base import Channel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,14 +39,11 @@ LINGER_CONNECTED = 20.0  # the same where it would have to connect to workers ag
 GIVE_UP = 45.0  # seconds that a node is unreachable before what surely hasn't started there waits again
 LOST_AFTER = 600.0  # seconds that a node is unreachable before the gangs on it fail
 OWED_PATIENCE = 60.0  # seconds that an unreachable node's logs keep a dispatcher without work from leaving
-NODE_PAUSE = 5.0  # seconds that a node gets nothing new after it could not start something
 CROWDED = 0.005  # seconds until a connection that took no more bytes is tried again
 REST = 60.0  # seconds that nothing may happen for
 STORE_PAUSE = 1.0  # seconds before a tick that failed is tried again
 CRON_AFTER = 5.0  # seconds of work after which cron is asked to tick: not for every `exec local -- echo hi`
 CRON_GOODBYE = 2.0  # seconds that crontab(1) gets to end when the dispatcher leaves
-
-Connect = Callable[[Node], Channel]
 
 
 def run(where: ClusterDir, cluster: str, connect: Connect, courier: Argv) -> None:
@@ -87,18 +83,13 @@ class Dispatcher:
     def __init__(self, where: ClusterDir, cluster: str, connect: Connect, courier: Argv) -> None:
         self.where = where
         self.cluster = cluster
-        self.connect = connect
         self.store = Store.open(where.database)
         self.board = Board()
         self.pulls = Pulls()
         self.couriers = Couriers(courier)
-        self.links: Dict[str, Link] = {}
-        self.nodes: Tuple[Node, ...] = ()
-        self.paused: Dict[str, Tuple[float, str]] = {}
-        """Node → until when nothing new starts there (monotonic), and why."""
+        self.fleet = Fleet(cluster, where, connect)
+        self.fleet.unwanted = self._unwanted
         self.door = _listen(where)
-        self.told: Optional[str] = None
-        """The trouble that the store has, as JSON; None: that of a former dispatcher."""
         self.lost_after = float(self.store.get("lost_after") or LOST_AFTER)
         self.tick_at = 0.0
         """When the next tick is due; monotonic."""
@@ -112,7 +103,7 @@ class Dispatcher:
         self._read_nodes()
         with self.store.transaction():
             specs.sweep_secrets(self.where, self.store)
-        if self._has_workers():
+        if self.fleet.has_workers:
             self._note_trouble()  # who asks for the nodes' state sees that it isn't known yet
         self._read_owed_logs()
         try:
@@ -131,23 +122,18 @@ class Dispatcher:
         finally:
             os.unlink(self.where.socket)
             self.door.close()
-            for link in self.links.values():
-                link.close(release=self.cluster == "local" and not self.board.jobs)
+            self.fleet.close(release=self.cluster == "local" and not self.board.jobs)
             self.couriers.close()
             if self.cron:
                 self.cron.join(CRON_GOODBYE)
             self.store.close()
 
     def _linger(self) -> float:
-        return LINGER_CONNECTED if self._has_workers() else LINGER
-
-    def _has_workers(self) -> bool:
-        return any(node.reach for node in self.nodes)
+        return LINGER_CONNECTED if self.fleet.has_workers else LINGER
 
     def _awaits_logs(self, now: float) -> bool:
         """Whether the end of some log is still on a node that may well send it."""
-        downs = [self.links[name].down_at for name in self.pulls.owing() if name in self.links]
-        return any(down is None or now - down < OWED_PATIENCE for down in downs)
+        return any(self.fleet.down(name, now) < OWED_PATIENCE for name in self.pulls.owing())
 
     def _read_owed_logs(self) -> None:
         for owed in self.store.owed_logs():
@@ -178,11 +164,11 @@ class Dispatcher:
     def _wait(self, until: float) -> None:
         poll = select.poll()
         poll.register(self.door, select.POLLIN)
-        connected = {fd: link for link in self.links.values() if (fd := link.fileno()) is not None}
+        connected = {fd: link for link in self.fleet.links.values() if (fd := link.fileno()) is not None}
         for fd in (*connected, *self.couriers.filenos()):
             poll.register(fd, select.POLLIN)
         # A connection that takes no more now is tried again soon: its reader is only busy.
-        crowded = any(link.wants_to_write() for link in self.links.values())
+        crowded = any(link.wants_to_write() for link in self.fleet.links.values())
         timeout = CROWDED if crowded else max(0.0, until - time.monotonic())
         ready = {fd for fd, _ in poll.poll(timeout * 1000)}
         if self.door.fileno() in ready:
@@ -217,7 +203,7 @@ class Dispatcher:
                 continue
             self.board.hear(message)
             if message.get("unstarted"):
-                self._pause(link.node.name, str(message.get("why"))[:200])
+                self.fleet.pause(link.node.name, str(message.get("why"))[:200])
         if link.ready and not was_ready:
             self.board.ask_again(link.node.name)
             for _, message in self.pulls.to_ask(link.node.name):
@@ -233,20 +219,17 @@ class Dispatcher:
             job = self.board.jobs.get(job_id)
             if job is None or step in self.board.phases.get(job_id, {step: None}):
                 continue  # it was cancelled meanwhile
-            if why:
+            if why and self.board.node_of(job, step) == node:
                 self.board.phases[job_id][step] = Phase(GONE, UNKNOWN, why=why, unstarted=True)
             self.board.dirty.add(job_id)
         if why:
-            self._pause(node, "its folder did not come: " + why)
+            self.fleet.pause(node, "its folder did not come: " + why)
         self.tick_at = 0.0
-
-    def _pause(self, node: str, why: str) -> None:
-        self.paused[node] = (time.monotonic() + NODE_PAUSE, why)
 
     def _keep_links_up(self, now: float) -> float:
         """Connect, claim, ping where it is time to; returns when to look again."""
         next_at = now + REST
-        for link in self.links.values():
+        for link in self.fleet.links.values():
             next_at = min(next_at, link.keep_up(now))
             if link.losses:
                 link.losses = 0
@@ -280,29 +263,15 @@ class Dispatcher:
         return found
 
     def _read_nodes(self) -> None:
-        self.nodes = self.store.nodes()
-        self.board.nodes = {node.name: node for node in self.nodes}
-        since = json.loads(self.store.get("since") or "{}")
-        claim = {
-            "cluster": self.cluster,
-            "id": self.store.get("cluster_id"),
-            "head": socket.gethostname(),
-            "state_dir": self.where.root,
-        }
-        for node in self.nodes:
-            if node.name not in self.links:
-                # A worker sees no folder of the head's: its claim must not look like a deleted queue's.
-                its = {**claim, "state_dir": ""} if node.reach else claim
-                link = Link(node, its, self.connect, since.get(node.name, ""))
-                link.unwanted = self._unwanted
-                self.links[node.name] = link
+        self.fleet.read(self.store)
+        self.board.nodes = self.fleet.nodes
 
     # The tick.
 
     def _tick(self) -> None:
         now = time.monotonic()
         try:
-            acts = tick(self.store, self.board, self._usable(now), self.pulls)
+            acts = tick(self.store, self.board, self.fleet.usable(now), self.pulls)
         except SkyqError as error:
             _note(str(error))
             self._start_over()
@@ -311,46 +280,17 @@ class Dispatcher:
         self._act(acts)
         self._note_trouble()
         for source, message in self.pulls.stuck():
-            self.links[source.node].say(message)
-        self.tick_at = min([until for until, _ in self.paused.values()], default=now + REST)
+            self.fleet.links[source.node].say(message)
+        self.tick_at = min(self.fleet.pauses_end(), default=now + REST)
         if self.board.dirty:
             self.tick_at = now
 
-    def _usable(self, now: float) -> Tuple[Node, ...]:
-        """The nodes, each with why nothing may start on it now."""
-        self.paused = {name: entry for name, entry in self.paused.items() if entry[0] > now}
-        return tuple(n._replace(unusable=why) if (why := self._trouble(n)) else n for n in self.nodes)
-
     def _note_trouble(self) -> None:
         try:
-            if self.told != self._all_trouble():
-                with self.store.transaction():
-                    self._tell_trouble()
+            for text in self.fleet.tell(self.store):
+                _note(text)
         except SkyqError as error:
             _note(str(error))  # the next tick tells it
-
-    def _tell_trouble(self) -> None:
-        """What is wrong with nodes now, for who asks why a job waits. Within a transaction."""
-        found = self._all_trouble()
-        self.store.set("trouble", found)
-        self.store.set(
-            "since", json.dumps({name: link.since for name, link in self.links.items() if link.since})
-        )
-        for name, why in json.loads(found).items():
-            if why != CONNECTING:
-                _note("%s is %s" % (name, why))
-        self.told = found
-
-    def _all_trouble(self) -> str:
-        found = {node.name: why for node in self.nodes if (why := self._trouble(node))}
-        return json.dumps(
-            {name: why for name, why in found.items() if why != CONNECTING or self._has_workers()}
-        )
-
-    def _trouble(self, node: Node) -> str:
-        if node.unusable or node.name not in self.paused:
-            return node.unusable or self.links[node.name].trouble
-        return "unable to start jobs: " + self.paused[node.name][1]
 
     def _start_over(self) -> None:
         """The transaction failed: forget what it assumed, keep what is final.
@@ -381,10 +321,10 @@ class Dispatcher:
                 self.board.going.add((job_id, step))
         for uuid in acts.ended:
             specs.drop_secrets(self.where, uuid)
-            self.pulls.job_over(uuid, lambda node: self.links[node].ready)
+            self.pulls.job_over(uuid, lambda node: self.fleet.links[node].ready)
 
     def _start(self, job: Job, step: str) -> None:
-        link = self.links[self.board.node_of(job, step)]
+        link = self.fleet.links[self.board.node_of(job, step)]
         if not link.ready:
             return  # it is asked when it is
         try:
@@ -400,7 +340,7 @@ class Dispatcher:
             self.board.phases[job.id][step] = Phase(GONE, UNKNOWN, why=str(error), unstarted=later)
             self.board.dirty.add(job.id)
             if later:
-                self._pause(self.board.node_of(job, step), str(error))
+                self.fleet.pause(self.board.node_of(job, step), str(error))
             return
         if not spec["hold"]:
             self.board.may_return.discard(job.id)
@@ -408,14 +348,14 @@ class Dispatcher:
             self.board.phases[job.id][step] = Phase()
 
     def _say(self, job: Job, step: str, message: Message) -> bool:
-        link = self.links[self.board.node_of(job, step)]
+        link = self.fleet.links[self.board.node_of(job, step)]
         if not link.ready:
             return False
         link.say({**message, "job": job.uuid, "attempt": job.attempt, "step": step})
         return True
 
     def _links_of(self, job: Job) -> List[Link]:
-        return [self.links[name] for name in sorted({grant.node for grant in job.grants})]
+        return [self.fleet.links[name] for name in sorted({grant.node for grant in job.grants})]
 
 
 def _note(text: str) -> None:

@@ -1,0 +1,99 @@
+"""The cluster's nodes as the dispatcher has them: connections, troubles, pauses."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from typing import Callable, Dict, List, Tuple
+
+from skyq.core.model import Node
+from skyq.core.paths import ClusterDir
+from skyq.head.links import CONNECTING, Key, Link
+from skyq.store.store import Store
+from skyq.transport.base import Channel
+
+NODE_PAUSE = 5.0  # seconds that a node gets nothing new after it could not start something
+
+Connect = Callable[[Node], Channel]
+
+
+class Fleet:
+    """One link per node. `unwanted`: see Link."""
+
+    def __init__(self, cluster: str, where: ClusterDir, connect: Connect) -> None:
+        self.links: Dict[str, Link] = {}
+        self.nodes: Dict[str, Node] = {}
+        """In cluster order."""
+        self.unwanted: Callable[[List[Key]], List[Key]] = lambda _: []
+        self._claim = {"cluster": cluster, "head": socket.gethostname(), "state_dir": where.root}
+        self._connect = connect
+        self._paused: Dict[str, Tuple[float, str]] = {}
+        """Node → until when nothing new starts there (monotonic), and why."""
+        self._told = ""
+        """The trouble that the store has, as JSON; "": that of a former dispatcher."""
+
+    def read(self, store: Store) -> None:
+        """See which nodes there are."""
+        self.nodes = {node.name: node for node in store.nodes()}
+        since = json.loads(store.get("since") or "{}")
+        claim = {**self._claim, "id": store.get("cluster_id")}
+        for node in self.nodes.values():
+            if node.name not in self.links:
+                # A worker sees no folder of the head's: its claim must not look like a deleted queue's.
+                its = {**claim, "state_dir": ""} if node.reach else claim
+                link = Link(node, its, self._connect, since.get(node.name, ""))
+                link.unwanted = self.unwanted
+                self.links[node.name] = link
+
+    @property
+    def has_workers(self) -> bool:
+        """Whether there are nodes besides the head."""
+        return any(node.reach for node in self.nodes.values())
+
+    def pause(self, node: str, why: str) -> None:
+        """Start nothing there for a while."""
+        self._paused[node] = (time.monotonic() + NODE_PAUSE, why)
+
+    def pauses_end(self) -> List[float]:
+        """When; monotonic."""
+        return [until for until, _ in self._paused.values()]
+
+    def usable(self, now: float) -> Tuple[Node, ...]:
+        """The nodes, each with why nothing may start on it now."""
+        self._paused = {name: entry for name, entry in self._paused.items() if entry[0] > now}
+        nodes = self.nodes.values()
+        return tuple(n._replace(unusable=why) if (why := self._trouble(n)) else n for n in nodes)
+
+    def down(self, name: str, now: float) -> float:
+        """For how many seconds a node has been unreachable; 0.0: it isn't."""
+        at = self.links[name].down_at if name in self.links else None
+        return 0.0 if at is None else now - at
+
+    def tell(self, store: Store) -> List[str]:
+        """Let the store know what is wrong with nodes now, for who asks why a job waits; in words, if new."""
+        found = self._all_trouble()
+        if found == self._told:
+            return []
+        with store.transaction():
+            store.set("trouble", found)
+            since = {name: link.since for name, link in self.links.items() if link.since}
+            store.set("since", json.dumps(since))
+        self._told = found
+        told = json.loads(found).items()
+        return ["%s is %s" % (name, why) for name, why in told if why != CONNECTING]
+
+    def _all_trouble(self) -> str:
+        found = {node.name: why for node in self.nodes.values() if (why := self._trouble(node))}
+        # The head itself is connected to in no time: not worth a commit.
+        return json.dumps({name: why for name, why in found.items() if why != CONNECTING or self.has_workers})
+
+    def _trouble(self, node: Node) -> str:
+        if node.unusable or node.name not in self._paused:
+            return node.unusable or self.links[node.name].trouble
+        return "unable to start jobs: " + self._paused[node.name][1]
+
+    def close(self, release: bool) -> None:
+        """The end of all conversations. `release`: the machine is given back."""
+        for link in self.links.values():
+            link.close(release)
