@@ -27,14 +27,15 @@ def refused(queue: LocalQueue, *words: str, code: int = 1) -> Result:
 
 def test_a_command_runs_and_its_log_is_on_the_screen(queue: LocalQueue) -> None:
     result = queue.ok("exec", "local", "echo hi")
+    lines = [line for line in result.lines if not line.startswith("│")]  # why it waits, on a slow machine
 
-    assert result.lines[:4] == [
+    assert lines[:4] == [
         "Command to run: echo hi",
         "Submitting job to cluster: local",
         "⚙︎ Job submitted, ID: 1",
         "├── Waiting for task resources on 1 node.",
     ]
-    assert result.lines[4].startswith("└── Job started. Streaming logs... (Ctrl-C to exit log streaming;")
+    assert lines[4].startswith("└── Job started. Streaming logs... (Ctrl-C to exit log streaming;")
     result.line(r"\(sky-cmd, pid=\d+\) hi")
     assert result.lines[-1] == "✓ Job finished (status: SUCCEEDED)."
     assert result.err.splitlines() == [HINT]
