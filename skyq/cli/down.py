@@ -10,6 +10,7 @@ import time
 
 from skyq.cli import cluster
 from skyq.cli.parser import Parser, confirm
+from skyq.cli.place import AT_HEAD
 from skyq.cli.progress import size_text
 from skyq.core.errors import SkyqError, UsageError
 from skyq.core.paths import ClusterDir
@@ -25,6 +26,10 @@ WAKE = 1.0  # seconds between two looks whether there still is a dispatcher
 _NO_NAME = (
     "`skyq down` requires either a cluster name or glob (see `skyq status`), or the -a/--all flag for all "
     "your clusters."
+)
+_WORKERS = (
+    "What skyq put on %s is still there: this cluster's key and claim. `skyq down %s`, typed on a machine "
+    "from which it was used, removes that too."
 )
 _EXAMPLES = """\
   skyq down local              asks; logs and copies of workdirs stay if you want
@@ -149,7 +154,11 @@ def _end(name: str, yes: bool, purge: bool) -> bool:
     print("Terminating cluster %s..." % name, flush=True)
     leftover = ""
     if _has_queue(name):
-        leftover = _end_jobs_and_queue(_head(name), purge)
+        head = _head(name)
+        workers = [node.name for node in head.nodes() if node.reach]
+        leftover = _end_jobs_and_queue(head, purge)
+        if workers and not os.environ.get(AT_HEAD):
+            leftover += ("\n" if leftover else "") + _WORKERS % (", ".join(workers), name)
     elif purge:
         teardown.remove(where, purge)
     print("Terminating cluster %s...done." % name)
@@ -165,8 +174,6 @@ def _end(name: str, yes: bool, purge: bool) -> bool:
 
 
 def _again(where: ClusterDir, name: str, purge: bool) -> str:
-    from skyq.cli.place import AT_HEAD
-
     if purge:
         return "sudo rm -r " + where.root
     if os.environ.get(AT_HEAD):  # by then it isn't known any more where the user is

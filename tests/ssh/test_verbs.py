@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
-from tests.lab import Host
+from tests.lab import Host, Lab
 from tests.ssh.remote import ON, Remote
 
 COUNT = "for i in $(seq 5); do echo $i; done"
@@ -114,3 +115,13 @@ def test_two_laptops_see_one_queue(cluster: Remote) -> None:
 
 def ids_in(out: str) -> list[int]:
     return [int(found) for found in re.findall(r"Job submitted, ID: (\d+)", out)]
+
+
+def test_down_on_the_head_says_that_its_workers_are_still_taken(make_lab: Callable[..., Lab]) -> None:
+    cluster = Remote(make_lab(2)).pool(nodes=["node0", "node1"])
+    cluster.ok("exec", "lab", "-q", "true")
+    result = cluster.run("down", "lab", "-y", at=cluster.head)
+    assert result.code == 1 and "node1 is still there" in result.err
+    cluster.ok("down", "lab", "-y")
+    assert not cluster.lab.node(1).path("/var/tmp/skyq-host.claim").exists()
+    assert "skyq:" not in cluster.lab.node(1).read("/home/ada/.ssh/authorized_keys")
