@@ -9,7 +9,7 @@ import shlex
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -56,20 +56,37 @@ def test_a_name_that_can_be_none_is_told(sshd: Sshd, log_in: LogIn, name: str) -
     assert failure(log_in, sshd, hostname=name).kind == "name"
 
 
-def test_a_host_that_doesnt_answer_has_its_time(sshd: Sshd, log_in: LogIn) -> None:
+@pytest.fixture
+def deaf_port() -> Iterator[int]:
+    """Where packets vanish: the kernel drops what doesn't fit into the queue of a listener."""
     listener = socket.create_server((HOST, 0), backlog=0)
     port = listener.getsockname()[1]
     fill = [socket.socket() for _ in range(4)]
-    for each in fill:  # the kernel drops what doesn't fit into the queue of a listener
+    for each in fill:
         each.setblocking(False)
         each.connect_ex((HOST, port))
+    yield port
+    for each in [listener, *fill]:
+        each.close()
 
-    error = failure(log_in, sshd, port=port, connect_timeout=0.5)
+
+def test_a_host_that_doesnt_answer_has_its_time(sshd: Sshd, log_in: LogIn, deaf_port: int) -> None:
+    error = failure(log_in, sshd, port=deaf_port, connect_timeout=0.5)
 
     assert error.kind == "timeout"
     assert "0.5 s" in str(error)
-    for each in [listener, *fill]:
-        each.close()
+
+
+def test_one_that_doesnt_answer_behind_a_session_does_that_no_harm(
+    sshd: Sshd, log_in: LogIn, deaf_port: int
+) -> None:
+    above = log_in(sshd.target(name="head"))
+
+    with pytest.raises(Unreachable, match=r"doesn't answer head .* within 0.5 s") as error:
+        log_in(sshd.target(port=deaf_port, connect_timeout=0.5), via=above)
+
+    assert error.value.kind == "timeout"
+    assert says(above) == b"here\n"
 
 
 def test_an_address_without_a_route_is_told(sshd: Sshd, log_in: LogIn) -> None:
@@ -80,18 +97,12 @@ def test_an_address_without_a_route_is_told(sshd: Sshd, log_in: LogIn) -> None:
     assert error.kind in ("no-route", "other", "refused", "timeout")
 
 
-def test_a_dead_address_of_a_name_doesnt_hold_up_the_others(sshd: Sshd) -> None:
-    listener = socket.create_server((HOST, 0), backlog=0)
-    port = listener.getsockname()[1]
-    fill = [socket.socket() for _ in range(4)]
-    for each in fill:
-        each.setblocking(False)
-        each.connect_ex((HOST, port))
+def test_a_dead_address_of_a_name_doesnt_hold_up_the_others(sshd: Sshd, deaf_port: int) -> None:
     began = time.monotonic()
 
     found, errors = dial._race(
         [
-            (socket.AF_INET, (HOST, port)),
+            (socket.AF_INET, (HOST, deaf_port)),
             (socket.AF_INET, (HOST, free_port())),
             (socket.AF_INET, (HOST, sshd.port)),
         ],
@@ -101,8 +112,7 @@ def test_a_dead_address_of_a_name_doesnt_hold_up_the_others(sshd: Sshd) -> None:
     assert found is not None and found.getpeername() == (HOST, sshd.port)
     assert [error.errno for error in errors] == [errno.ECONNREFUSED]
     assert time.monotonic() - began < 3
-    for each in [listener, found, *fill]:
-        each.close()
+    found.close()
 
 
 def test_a_server_that_says_nothing_is_frozen(
