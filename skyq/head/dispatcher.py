@@ -22,6 +22,7 @@ from skyq.head import courier, specs, wake
 from skyq.head.board import Board
 from skyq.head.couriers import Argv, Couriers
 from skyq.head.fleet import Connect, Fleet
+from skyq.head.head import CLOSING
 from skyq.head.links import Key, Link
 from skyq.head.pulls import Pulls, Source
 from skyq.head.tick import Acts, tick
@@ -129,11 +130,15 @@ class Dispatcher:
             self.store.close()
 
     def _linger(self) -> float:
+        if self.store.get(CLOSING):
+            return 0.0  # `skyq down` waits for this process to leave
         return LINGER_CONNECTED if self.fleet.has_workers else LINGER
 
     def _awaits_logs(self, now: float) -> bool:
         """Whether the end of some log is still on a node that may well send it."""
-        return any(self.fleet.down(name, now) < OWED_PATIENCE for name in self.pulls.owing())
+        owing = self.pulls.owing()
+        patience = LINGER if owing and self.store.get(CLOSING) else OWED_PATIENCE
+        return any(self.fleet.down(name, now) < patience for name in owing)
 
     def _read_owed_logs(self) -> None:
         for owed in self.store.owed_logs():

@@ -13,7 +13,7 @@ import time
 from typing import List, NamedTuple
 
 from skyq.core.paths import ClusterDir
-from skyq.head import workdirs
+from skyq.head import wake, workdirs
 from skyq.head.clean import disk_use
 from skyq.store.lock import tick_lock
 
@@ -59,6 +59,7 @@ def remove(where: ClusterDir, purge: bool) -> None:
 
     What can't be removed, since a job let another account write it, stays.
     """
+    wake.knock(where)  # a dispatcher that lingers sees that the cluster ends
     with tick_lock(where.tick_lock, wait=LOCK_WAIT) as held:
         if not held:
             raise Busy
