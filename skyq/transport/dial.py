@@ -20,6 +20,8 @@ CONNECT_LIMIT = 10.0  # seconds
 NEXT_ADDRESS = 0.3  # seconds after which the next address of a name is tried, beside the first
 FAMILIES = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}
 NO_ROUTE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.EADDRNOTAVAIL)
+QUICKACK = getattr(socket, "TCP_QUICKACK", None)
+"""Linux has it."""
 STDERR_KEPT = 4096  # bytes of what a ProxyCommand said
 
 Address = Tuple[int, Tuple[object, ...]]
@@ -62,6 +64,25 @@ class Wire(NamedTuple):
             self.sock.close()
 
 
+class _Prompt(socket.socket):
+    """A TCP connection that holds nothing back, as paramiko's would: 40 ms for each request or more.
+
+    Our small packets wait for no acknowledgement, and we acknowledge at once what comes: sshd sends no second
+    small packet before that.
+    """
+
+    def __init__(self, fileno: int) -> None:
+        super().__init__(fileno=fileno)
+        self.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def recv(self, count: int, flags: int = 0) -> bytes:
+        """As always; the kernel forgets the option when it likes."""
+        data = super().recv(count, flags)
+        if QUICKACK is not None:
+            self.setsockopt(socket.IPPROTO_TCP, QUICKACK, 1)
+        return data
+
+
 def dial(target: Target) -> Wire:
     """Connect. Raises Unreachable."""
     if target.proxy_command:
@@ -72,9 +93,8 @@ def dial(target: Target) -> Wire:
     found, errors = _race(addresses, deadline)
     if found is None:
         raise _no_answer(target, errors, limit)
-    # paramiko doesn't: each request would wait for the server's delayed acknowledgement, 40 ms and more.
-    found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return Wire(found, found.getpeername()[0])
+    peer = found.getpeername()[0]
+    return Wire(_Prompt(fileno=found.detach()), peer)
 
 
 def _addresses(target: Target, limit: float) -> List[Address]:

@@ -10,6 +10,7 @@ from typing import Dict, List, NamedTuple, Tuple
 
 from skyq.core.errors import Unreachable
 from skyq.core.host import Host
+from skyq.transport.warmup import warm_up
 
 ASK_LIMIT = 15.0  # seconds for `ssh -G`, which may run the user's own `Match exec`
 HOPS_LIMIT = 8  # jump hosts behind each other: more is a circle
@@ -181,6 +182,7 @@ def _ask(host: Host) -> Tuple[Dict[str, List[str]], List[str]]:
     ssh = shutil.which("ssh")
     if not ssh:
         return _read_config(host)
+    warm_up()
     argv = [ssh, "-G"]
     if host.user:
         argv += ["-l", host.user]
@@ -241,7 +243,7 @@ def _last(asked: Dict[str, List[str]], key: str) -> str:
 
 
 def _paths(text: str) -> List[str]:
-    """Several files in one line. `ssh -G` doesn't quote a space in a path, but each path begins at its root."""
+    """Several files in one line. `ssh -G` doesn't quote spaces in a path, but each begins at its root."""
     return re.split(r' (?=[/~%$"])', text)
 
 

@@ -1,4 +1,4 @@
-"""One try to open a session: socket, handshake, the host's key, login; and what went wrong, in words.
+"""From a socket to a session: handshake, the host's key, login; and what went wrong, in words.
 
 fabric carries it. What fabric leaves to others is done here: host keys and limits. Imported only where a
 connection is opened: it needs fabric and paramiko.
@@ -16,11 +16,12 @@ from fabric import Config, Connection
 from paramiko.ssh_exception import IncompatiblePeer, SSHException
 
 from skyq.core.errors import Unreachable
-from skyq.transport.dial import Wire, dial
+from skyq.transport.dial import Wire
 from skyq.transport.hosts import Target
 from skyq.transport.limits import Limit
-from skyq.transport.login import Login, NotLoggedIn
+from skyq.transport.login import Login
 from skyq.transport.session import Session, shown
+from skyq.transport.trouble import Dropped, NotLoggedIn
 from skyq.transport.trust import Trust
 
 BANNER_LIMIT = 10.0  # seconds until the server says what it is
@@ -32,15 +33,8 @@ IDLE_POLL = 5.0  # seconds: how often paramiko's thread looks up while nothing h
 logging.getLogger("paramiko").setLevel(logging.CRITICAL + 1)  # it would print tracebacks
 
 
-class Dropped(Exception):
-    """The server hung up before anything was said: to try again does no harm."""
-
-
-def open_session(
-    target: Target, trust: Trust, below: Optional[Session], login: Login, window: int
-) -> Session:
-    """One try. Raises Unreachable, UnknownKey, NotLoggedIn or Dropped."""
-    wire = below.tunnel(target) if below else dial(target)
+def open_session(target: Target, trust: Trust, wire: Wire, login: Login, window: int) -> Session:
+    """One try. Raises Unreachable, UnknownKey, NotLoggedIn or Dropped, and has closed the wire then."""
     opener = Opener(target, trust, wire, window)
     try:
         with opener.translated(), Limit(HANDSHAKE_LIMIT + 4 * LOGIN_LIMIT, opener.cut):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Callable, Iterator, List, Optional
 
 from skyq.core.errors import Unreachable
 from skyq.transport.base import READ_SIZE, STDERR_KEPT
-from skyq.transport.dial import Wire
+from skyq.transport.dial import CONNECT_LIMIT, Wire
 from skyq.transport.hosts import Target
 from skyq.transport.limits import Limit
 
@@ -88,18 +88,25 @@ class Session:
         )
 
     def tunnel(self, target: Target) -> Wire:
-        """A connection from this host to another."""
+        """A connection from this host to another. One that gets no answer does the others no harm."""
         from paramiko.ssh_exception import ChannelException, SSHException
 
+        limit = target.connect_timeout or CONNECT_LIMIT
         try:
-            with Limit(OPEN_LIMIT, self.cut):
+            with Limit(limit + WRITE_LIMIT, self.cut):
                 channel = self.transport.open_channel(
-                    "direct-tcpip", (target.hostname, target.port), ("", 0), timeout=OPEN_LIMIT
+                    "direct-tcpip", (target.hostname, target.port), ("", 0), timeout=limit
                 )
         except ChannelException as error:
             raise _no_tunnel(self, target, error) from None
         except (SSHException, EOFError, OSError) as error:
-            raise self.lost(" (%s)" % shown(error)) from None
+            if not self.transport.is_active():
+                raise self.lost(" (%s)" % shown(error)) from None
+            raise Unreachable(
+                "%s doesn't answer %s within %g s: it is off, or a firewall drops the packets.\nTry on %s: ssh %s"
+                % (target.where, self.target.where, limit, self.name, target.hostname),
+                "timeout",
+            ) from None
         return Wire(channel, target.hostname, carrier=self.cut)
 
     def lost(self, why: str = "") -> Unreachable:

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import random
 import time
-from typing import TYPE_CHECKING, Iterator, List, Optional
+from typing import Iterator, List, NamedTuple, Optional
 
 from skyq.core.errors import Unreachable
 from skyq.transport import slots
+from skyq.transport.dial import Wire, dial
 from skyq.transport.hosts import Target
+from skyq.transport.keyring import Keyring
 from skyq.transport.session import Session, SshStream
+from skyq.transport.trouble import Dropped, NotLoggedIn, dropped, not_logged_in
 from skyq.transport.trust import Trust, UnknownKey
-
-if TYPE_CHECKING:
-    from skyq.transport.login import Keyring, NotLoggedIn
+from skyq.transport.warmup import load
 
 __all__ = ["Session", "SshStream", "connect"]
 
@@ -38,8 +39,6 @@ def connect(
 
     Unreachable if that can't be; host keys that nobody knows go by `trust`, secrets by `keyring`.
     """
-    from skyq.transport.login import Keyring
-
     keyring = keyring or Keyring()
     below = via
     hops: List[Session] = []
@@ -65,6 +64,13 @@ def _close_all(sessions: List[Session]) -> None:
         session.close()
 
 
+class _Secrets(NamedTuple):
+    """What a login may use."""
+
+    keyring: Keyring
+    password: Optional[str]
+
+
 def _with_patience(
     target: Target, trust: Trust, below: Optional[Session], keyring: Keyring, window: int
 ) -> Session:
@@ -72,16 +78,14 @@ def _with_patience(
 
     People are asked while no connection is open: sshd lets few wait, and not for long.
     """
-    from skyq.transport.login import Login, NotLoggedIn
-    from skyq.transport.opening import Dropped, open_session
-
     pauses = _pauses(time.monotonic() + RETRY_FOR)
     password: Optional[str] = None
     prompts = PASSWORD_PROMPTS
     while True:
         try:
             with slots.slot(trust.handshakes, target.hostname, target.port):
-                return open_session(target, trust, below, Login(target, keyring, password), window)
+                wire = below.tunnel(target) if below else dial(target)
+                return _open(target, trust, wire, _Secrets(keyring, password), window)
         except UnknownKey as unknown:
             if not trust.accept(target, unknown):
                 raise
@@ -93,10 +97,22 @@ def _with_patience(
                 password = keyring.password(target, again=password is not None)
                 if password is not None:
                     continue
-            raise refused(target, error) from None
+            raise not_logged_in(target, error) from None
         except Dropped as error:
             if not next(pauses, False):
-                raise _dropped(target, error) from None
+                raise dropped(target, error, RETRY_FOR) from None
+
+
+def _open(target: Target, trust: Trust, wire: Wire, login: _Secrets, window: int) -> Session:
+    """fabric's part. It is imported when the connection stands: the server gets ready meanwhile."""
+    try:
+        load()
+        from skyq.transport.login import Login
+        from skyq.transport.opening import open_session
+    except BaseException:
+        wire.close()
+        raise
+    return open_session(target, trust, wire, Login(target, login.keyring, login.password), window)
 
 
 def _pauses(until: float) -> Iterator[bool]:
@@ -106,31 +122,3 @@ def _pauses(until: float) -> Iterator[bool]:
         time.sleep(pause * (0.5 + random.random()))
         yield True
         pause = min(pause * 2, RETRY_LAST)
-
-
-def _dropped(target: Target, error: Exception) -> Unreachable:
-    return Unreachable(
-        "%s closes each connection before anything is said (%s), for %d s now: its sshd is overloaded "
-        "(MaxStartups) or doesn't want this address.\nTry: ssh %s"
-        % (target.where, error, RETRY_FOR, target.name)
-    )
-
-
-def refused(target: Target, error: NotLoggedIn) -> Unreachable:
-    """Nothing that we have is good enough for the server."""
-    tried = "Tried: %s." % ", ".join(error.tried) if error.tried else "There was no key to try."
-    locked = ["%s is locked by a passphrase: `ssh-add %s` first." % (path, path) for path in error.locked]
-    text = " ".join([tried, *error.notes, *locked])
-    if error.over:
-        hint = "Name the right key in ~/.ssh/config: IdentityFile, and IdentitiesOnly yes."
-        text += " Then the server hung up: too many keys."
-    elif error.wants_password or "publickey" in error.allowed:
-        own = next(iter(target.identities), "~/.ssh/id_ed25519")
-        hint = "Try: ssh %s. To install your key there: ssh-copy-id -i %s %s" % (
-            target.name,
-            own,
-            target.name,
-        )
-    else:
-        hint = "It takes nothing but %s, which skyq doesn't do." % ", ".join(error.allowed)
-    return Unreachable("%s doesn't let %s log in. %s\n%s" % (target.where, target.user, text, hint), "auth")
