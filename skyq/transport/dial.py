@@ -78,7 +78,7 @@ class _Prompt(socket.socket):
     def recv(self, count: int, flags: int = 0) -> bytes:
         """As always; the kernel forgets the option when it likes."""
         data = super().recv(count, flags)
-        if QUICKACK is not None:
+        if data and QUICKACK is not None:
             self.setsockopt(socket.IPPROTO_TCP, QUICKACK, 1)
         return data
 

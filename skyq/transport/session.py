@@ -103,8 +103,8 @@ class Session:
             if not self.transport.is_active():
                 raise self.lost(" (%s)" % shown(error)) from None
             raise Unreachable(
-                "%s doesn't answer %s within %g s: it is off, or a firewall drops the packets.\nTry on %s: ssh %s"
-                % (target.where, self.target.where, limit, self.name, target.hostname),
+                "%s doesn't answer %s within %g s: it is off, or a firewall drops the packets.\n"
+                "Try on %s: ssh %s" % (target.where, self.target.where, limit, self.name, target.hostname),
                 "timeout",
             ) from None
         return Wire(channel, target.hostname, carrier=self.cut)
