@@ -17,6 +17,7 @@ def wait_until(
     what: str,
     within: float = PATIENCE,
     evidence: Callable[[], str] = lambda: "",
+    longest_pause: float = LONGEST_PAUSE,
 ) -> T:
     """What the condition returns once that is true.
 
@@ -33,4 +34,4 @@ def wait_until(
         if last_look:
             raise AssertionError("not within %g s: %s\n%s" % (within, what, evidence()))
         time.sleep(pause)
-        pause = min(pause * 1.5, LONGEST_PAUSE)
+        pause = min(pause * 1.5, longest_pause)

@@ -27,6 +27,7 @@ from tests.waiting import wait_until
 T = TypeVar("T")
 
 PATIENCE = 90.0  # seconds; a lab is several machines on a busy one
+PAUSE = 0.5  # seconds between two looks in the end: each is a process
 SILENCE = 20.0  # seconds without a word from a node, after which its connection is dead
 LAUNCHER = "/home/ada/.skyq/bin/skyq"
 EVIDENCE = 6000  # characters of each log that a failing test shows
@@ -194,7 +195,7 @@ class Remote:
 
     def until(self, condition: Callable[[], T], what: str, within: float = PATIENCE) -> T:
         """wait_until(), with this cluster's evidence."""
-        return wait_until(condition, what, within, self.evidence)
+        return wait_until(condition, what, within, self.evidence, PAUSE)
 
     def until_file(self, node: str, name: str) -> str:
         """The text of a file that a job writes into its home, once there is a whole line in it."""
@@ -242,10 +243,6 @@ class Remote:
 
         self.until(seen, "%s is unreachable" % node)
 
-    def until_usable(self, node: str) -> None:
-        """Waits until jobs can start on a node."""
-        self.until(lambda: self.nodes(at=self.head)[node]["usable"], "%s can be used" % node)
-
     def set(self, key: str, value: str) -> None:
         """A setting of the cluster, for the next dispatcher."""
         path = self.head.home / ".skyq" / "clusters" / self.name / "queue.db"
@@ -290,9 +287,10 @@ class Remote:
         if unfinished:
             self.ok("cancel", self.name, "-y", *map(str, unfinished), at=self.head)
             self.wait_all(unfinished)
-        for node in KINDS:
-            self.until_usable(node)
-            self.until(lambda node=node: not self.alive(node), "nothing of a job lives on " + node)
+        self.until(lambda: all(node["usable"] for node in self.nodes(self.head).values()), "all can be used")
+        self.until(
+            lambda: not any(self.alive(node.name) for node in self.lab.nodes), "nothing of a job lives"
+        )
 
 
 def _commands(host: Host, of_root: bool = True) -> list[tuple[psutil.Process, str]]:
