@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import socket
 from typing import Any, Iterator, List, Optional
 
 import paramiko
@@ -82,6 +81,7 @@ class Opener:
 
     def _make_transport(self, sock: Any, **options: Any) -> paramiko.Transport:
         self._transport = paramiko.Transport(sock, default_window_size=self._window, **options)
+        self._transport.handshake_timeout = 2 * HANDSHAKE_LIMIT  # its own timer would look like a hang-up
         security = self._transport.get_security_options()
         known = [name for kind in self._trust.kinds(self._target) for name in _names(kind)]
         first = [name for name in known if name in security.key_types]
@@ -136,15 +136,20 @@ class Opener:
             )
         if isinstance(cause, (EOFError, ConnectionError)):
             return Dropped(shown(cause))
-        if isinstance(cause, (socket.timeout, TimeoutError)) or "No existing session" in str(error):
-            return Unreachable(
-                "%s takes the connection, but its SSH server says nothing within %d s: the machine hangs or "
-                "is overloaded.\nTry: ssh %s" % (self._target.where, BANNER_LIMIT, self._target.name),
-                "frozen",
-            )
+        if isinstance(cause, TimeoutError):
+            return self._frozen("says nothing within %g s" % BANNER_LIMIT)
+        if "No existing session" in str(error):  # what paramiko says after its timeout
+            return self._frozen("doesn't finish the handshake within %g s" % HANDSHAKE_LIMIT)
         return Unreachable(
             "%s doesn't talk SSH as it should: %s.\nTry: ssh %s"
             % (self._target.where, shown(error), self._target.name)
+        )
+
+    def _frozen(self, what: str) -> Unreachable:
+        return Unreachable(
+            "%s takes the connection, but its SSH server %s: the machine hangs or is overloaded.\nTry: ssh %s"
+            % (self._target.where, what, self._target.name),
+            "frozen",
         )
 
 

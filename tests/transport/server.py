@@ -138,14 +138,24 @@ def free_port() -> int:
 
 
 class Silent:
-    """Takes connections and never says a word."""
+    """Takes connections and never says a word; or no more than one."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server((HOST, 0))
         self.port: int = self._listener.getsockname()[1]
+        self._callers: list[socket.socket] = []
+
+    def greets(self, word: bytes) -> None:
+        """The next caller."""
+        threading.Thread(target=self._greet, args=(word,), daemon=True).start()
+
+    def _greet(self, word: bytes) -> None:
+        self._callers.append(self._listener.accept()[0])
+        self._callers[-1].sendall(word)
 
     def close(self) -> None:
-        self._listener.close()
+        for each in [self._listener, *self._callers]:
+            each.close()
 
 
 class Relay:

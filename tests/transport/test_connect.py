@@ -126,6 +126,18 @@ def test_a_server_that_says_nothing_is_frozen(
     assert "ssh node1" in str(error)
 
 
+def test_a_server_that_says_no_more_than_what_it_is_is_frozen(
+    sshd: Sshd, silent: Silent, log_in: LogIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "HANDSHAKE_LIMIT", 0.5)
+    silent.greets(b"SSH-2.0-Silent\r\n")
+
+    error = failure(log_in, sshd, port=silent.port)
+
+    assert error.kind == "frozen"
+    assert "handshake within 0.5 s" in str(error)
+
+
 def test_what_isnt_ssh_is_told(sshd: Sshd, log_in: LogIn) -> None:
     listener = socket.create_server((HOST, 0))
 
