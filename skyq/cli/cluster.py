@@ -134,15 +134,19 @@ def _client(accept_new: bool, quiet: bool) -> Client:
     from skyq.transport.keyring import Keyring
     from skyq.transport.trust import Trust
 
-    home, asks = Home(home_root()), _terminal()
-    trust = Trust(home, _ask if asks else None, accept_new)
-    keyring = Keyring(_ask_secret if asks else None)
+    home, terminal = Home(home_root()), _Terminal()
+    asks = terminal.there()
+    trust = Trust(home, terminal.ask if asks else None, accept_new)
+    keyring = Keyring(terminal.ask_secret if asks else None)
 
     def dial(host: Host, via: Session | None) -> Session:
         from skyq.transport.hosts import resolve
         from skyq.transport.ssh import connect
 
-        return connect(resolve(host), trust, via, keyring)
+        session = connect(resolve(host), trust, via, keyring)
+        if session.by_password:
+            terminal.offer_key(session)
+        return session
 
     def tell(line: str) -> None:
         if not quiet:
@@ -179,31 +183,67 @@ def _shown(cluster: str, places: tuple[Place, ...]) -> str:
     return "%s\n%s%s" % (title, table(("HOST", "ROLE", ""), rows), more if taken < len(places) else "")
 
 
-def _terminal() -> bool:
-    """Whether there is somebody to ask: standard input may well be a task file."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
-        return True
-    except OSError:
-        return False
+class _Terminal:
+    """Somebody to ask; one question at a time, whichever host it is about."""
 
+    def __init__(self) -> None:
+        import threading
 
-def _ask(question: str) -> bool:
-    with open("/dev/tty", "r+b", buffering=0) as terminal:
-        while True:
-            terminal.write((question + " [y/N]: ").encode())
-            answer = terminal.readline().strip().lower()
-            if answer in (b"y", b"yes", b"n", b"no", b""):
-                return answer.startswith(b"y")
+        self._turn = threading.Lock()
+        self._key_wanted: bool | None = None
 
+    @staticmethod
+    def there() -> bool:
+        """Whether there is a terminal: standard input may well be a task file."""
+        try:
+            os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+            return True
+        except OSError:
+            return False
 
-def _ask_secret(prompt: str) -> str | None:
-    from getpass import getpass
+    def ask(self, question: str) -> bool:
+        """Yes or no."""
+        with self._turn:
+            return self._ask(question)
 
-    try:
-        return getpass(prompt)  # on /dev/tty
-    except EOFError:
-        return None
+    def _ask(self, question: str) -> bool:
+        with open("/dev/tty", "r+b", buffering=0) as terminal:
+            while True:
+                terminal.write((question + " [y/N]: ").encode())
+                answer = terminal.readline().strip().lower()
+                if answer in (b"y", b"yes", b"n", b"no", b""):
+                    return answer.startswith(b"y")
+
+    def ask_secret(self, prompt: str) -> str | None:
+        """What isn't shown while it is typed."""
+        from getpass import getpass
+
+        with self._turn:
+            try:
+                return getpass(prompt)  # on /dev/tty
+            except EOFError:
+                return None
+
+    def offer_key(self, session: Session) -> None:
+        """Where a password was typed: install the user's key, if that is wanted; asked once for all hosts.
+
+        What goes wrong is told, and no error: we are in.
+        """
+        from skyq.transport import keycopy
+
+        line = keycopy.own_public_key(session.target)
+        if not line:
+            return
+        with self._turn:
+            if self._key_wanted is None:
+                name = line.split(" ", 2)[2] if line.count(" ") > 1 else line[:40]
+                text = "Let your key (%s) log in to %s from now on, and where else you typed a password?"
+                self._key_wanted = self._ask(text % (name, session.target.name))
+        try:
+            if self._key_wanted and keycopy.install(session, line):
+                print(_dim("Your key is installed on %s" % session.target.name), file=sys.stderr)
+        except SkyqError as error:
+            print(error, file=sys.stderr)
 
 
 def pools() -> dict[str, Pool]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import Host, Lab, Traits
+from tests.lab import PASSWORD, Host, Lab, Traits
 from tests.program import ROOT
 from tests.ssh.remote import LAUNCHER, Remote
 from tests.waiting import wait_until
@@ -159,6 +159,27 @@ def test_a_worker_that_the_head_can_not_reach_is_not_taken_and_keeps_nothing(mak
     assert "head can't reach it at %s" % cluster.lab.node(1).address in trouble(said, "node1")
     after = traces(cluster.lab.node(1)).replace(".skyq\n", "").replace("skyq-host.shims\n", "")
     assert after == before
+
+
+def test_where_a_password_let_somebody_in_the_key_is_installed_by_consent(
+    make_lab: Callable[..., Lab],
+) -> None:
+    its = Traits(sshd={"PasswordAuthentication": "yes"})
+    cluster = Remote(make_lab(2, traits={"node0": its, "node1": its})).pool()
+    for node in cluster.lab.nodes:
+        node.write("/home/ada/.ssh/authorized_keys", "", 0o600)
+
+    first = cluster.terminal("exec", "lab", "--num-nodes", "2", "echo hello")
+    first.expect("Password of ada on node")
+    for name in ["node0", "node1"] if "ada on node0" in first.screen else ["node1", "node0"]:
+        first.expect("Password of ada on %s" % name)
+        first.type(PASSWORD + "\r")
+    first.expect("from now on")
+    first.type("y\r")
+
+    assert first.wait() == 0, first.screen
+    assert first.screen.count("from now on") == 1
+    assert "hello" in cluster.ok("exec", "lab", "--num-nodes", "2", "echo hello").out
 
 
 # Who finds it.
