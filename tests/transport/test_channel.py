@@ -19,6 +19,7 @@ import pytest
 from skyq.core.errors import Unreachable
 from skyq.core.model import Reach
 from skyq.transport import channel as channel_module
+from skyq.transport import opening
 from skyq.transport.channel import BUFFER, INBOX, SshChannel
 from tests.program import ROOT
 from tests.transport.server import HOST, Relay, Silent, Sshd, free_port
@@ -28,8 +29,10 @@ AT_ONCE = 0.2  # seconds; what takes longer has waited for something
 
 
 @pytest.fixture
-def open_channel(sshd: Sshd) -> Iterator[Callable[..., SshChannel]]:
+def open_channel(sshd: Sshd, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., SshChannel]]:
     """To `sshd`; closed afterwards."""
+    monkeypatch.setattr(channel_module, "GOODBYE", 0.5)
+    monkeypatch.setattr(opening, "BANNER_LIMIT", 3.0)
     channels: list[SshChannel] = []
 
     def open_channel(command: str = "cat", reach: Reach | None = None) -> SshChannel:
@@ -230,9 +233,8 @@ def test_no_call_waits_for_a_dead_peer(sshd: Sshd, relay: Relay, open_channel: O
 
 
 def test_a_closed_channel_leaves_no_connection_to_a_dead_peer(
-    sshd: Sshd, relay: Relay, open_channel: OpenChannel, monkeypatch: pytest.MonkeyPatch
+    sshd: Sshd, relay: Relay, open_channel: OpenChannel
 ) -> None:
-    monkeypatch.setattr(channel_module, "GOODBYE", 0.5)
     channel = open_channel("cat", Reach(HOST, relay.port, sshd.user))
     channel.write(b"a")
     assert read(channel) == b"a"

@@ -108,13 +108,13 @@ def test_without_a_terminal_no_password_is_asked_for(lab: Lab, visit: Visit, tmp
 def test_hosts_that_cant_be_reached_are_told_apart(lab: Lab, visit: Visit) -> None:
     kinds = {}
     lab.cut("node0")
-    kinds["cut"] = visit(lab)["kind"]
+    kinds["cut"] = visit(lab, patience=2.0)["kind"]
     lab.heal("node0")
     lab.node(0).stop_sshd()
     kinds["stopped"] = visit(lab)["kind"]
     lab.node(0).start_sshd()
     lab.node(0).freeze()
-    kinds["frozen"] = visit(lab)["kind"]
+    kinds["frozen"] = visit(lab, patience=2.0)["kind"]
     lab.node(0).thaw()
     kinds["elsewhere"] = visit(lab, host="192.0.2.1")["kind"]
 

@@ -1,7 +1,7 @@
 """Runs in a lab's client: logs in to a host, types what it is told to, and says in JSON what became of it.
 
 Its first argument is JSON: host, port, user, identities, known_hosts, home, types (answers to prompts),
-install (a line for authorized_keys), command.
+install (a line for authorized_keys), command, patience (seconds for a host that doesn't answer).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from skyq.core.errors import Unreachable
 from skyq.core.paths import Home
-from skyq.transport import keycopy
+from skyq.transport import keycopy, opening
 from skyq.transport.hosts import Target
 from skyq.transport.keyring import Keyring
 from skyq.transport.ssh import connect
@@ -33,7 +33,9 @@ def visit(order: dict[str, Any]) -> dict[str, Any]:
         order["user"],
         tuple(order["identities"]),
         known_hosts=(order["known_hosts"],),
+        connect_timeout=order.get("patience", 0.0),
     )
+    opening.BANNER_LIMIT = order.get("patience", opening.BANNER_LIMIT)
     found: dict[str, Any] = {"prompts": prompts}
     try:
         session = connect(
