@@ -65,7 +65,6 @@ class Login:
         while more:
             more = self._second_proof(transport, more)
         if more is None:
-            self._refusal.over = not transport.is_active()
             raise self._refusal
 
     def _second_proof(self, transport: paramiko.Transport, wanted: List[str]) -> Optional[List[str]]:
@@ -83,11 +82,21 @@ class Login:
                 self._refusal.tried.append(name)
                 more = self._attempt(transport, partial(transport.auth_publickey, self._target.user, key))
                 if more is not None or not transport.is_active():
+                    self._refusal.over = more is None
                     return more
                 if self._refusal.allowed and "publickey" not in self._refusal.allowed:
                     return None
-        if not self._refusal.tried:
-            return self._attempt(transport, lambda: transport.auth_none(self._target.user))
+        return self._by_nothing(transport)
+
+    def _by_nothing(self, transport: paramiko.Transport) -> Optional[List[str]]:
+        """So the server says what it takes: else somebody would be asked for a password that it doesn't."""
+        try:
+            more: List[str] = transport.auth_none(self._target.user)
+            return more
+        except BadAuthenticationType as error:
+            self._refusal.allowed = list(error.allowed_types)
+        except (SSHException, EOFError, OSError):
+            pass
         return None
 
     def _by_password(self, transport: paramiko.Transport) -> Optional[List[str]]:

@@ -105,6 +105,14 @@ def test_without_a_terminal_no_password_is_asked_for(lab: Lab, visit: Visit, tmp
     assert "ssh-copy-id" in found["error"]
 
 
+def test_a_second_proof_is_asked_for(make_lab: Callable[..., Lab], visit: Visit) -> None:
+    options = {"PasswordAuthentication": "yes", "AuthenticationMethods": "publickey,password"}
+    lab = make_lab(1, 0, traits={"node0": Traits(sshd=options)})
+
+    assert visit(lab, types=[PASSWORD])["said"] == "node0\n"
+    assert visit(lab)["kind"] == "auth"
+
+
 def test_hosts_that_cant_be_reached_are_told_apart(lab: Lab, visit: Visit) -> None:
     kinds = {}
     lab.cut("node0")

@@ -183,6 +183,26 @@ def test_a_refusal_names_the_keys_that_were_tried_and_what_to_type(
     assert "ssh-copy-id -i %s node1" % file in str(error.value)
 
 
+def test_no_password_is_asked_for_where_the_server_takes_none(
+    sshd: Sshd, log_in: LogIn, tmp_path: Path
+) -> None:
+    person = Person("secret")
+
+    with pytest.raises(Unreachable, match="doesn't let"):
+        log_in(sshd.target(identities=(str(stranger(tmp_path)),)), keyring=Keyring(person))
+
+    assert person.prompts == []
+
+
+def test_a_server_that_takes_only_what_skyq_doesnt_do_is_told(
+    make_sshd: Callable[..., Sshd], log_in: LogIn
+) -> None:
+    sshd = make_sshd().start(PubkeyAuthentication="no", HostbasedAuthentication="yes")
+
+    with pytest.raises(Unreachable, match="nothing but hostbased, which skyq doesn't do"):
+        log_in(sshd.target())
+
+
 def test_no_key_at_all_is_said(sshd: Sshd, log_in: LogIn) -> None:
     with pytest.raises(Unreachable, match="There was no key to try"):
         log_in(sshd.target(identities=()))
