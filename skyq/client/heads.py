@@ -18,7 +18,8 @@ from skyq.core.paths import ClusterDir, Home
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from skyq.client.contact import Dial, Place
+    from skyq.client.contact import Place
+    from skyq.client.party import Dial
     from skyq.client.slices import Whole
     from skyq.transport.base import Stream
     from skyq.transport.ssh import Session

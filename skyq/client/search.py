@@ -4,12 +4,13 @@ inventory, made, upgraded, and freed when they end.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from skyq import __version__
 from skyq.client import contact, records
-from skyq.client.contact import Guest, Party
+from skyq.client.guest import Guest
 from skyq.client.heads import Client, Unknown, Way, older
+from skyq.client.party import Party
 from skyq.client.records import Remote
 from skyq.core.errors import SkyqError, Unreachable
 from skyq.core.host import Host, Pool
@@ -62,7 +63,7 @@ def upgrade(client: Client, remote: Remote) -> Remote:
     client.tell("Cluster %s has skyq %s: sending it %s" % (remote.name, remote.version, __version__))
     party = _party(client, remote.hosts)
     try:
-        launcher, behind = contact.upgrade(party)
+        launcher, behind = _renew(party)
     finally:
         party.close()
     for trouble in behind:
@@ -70,6 +71,32 @@ def upgrade(client: Client, remote: Remote) -> Remote:
     remote = remote._replace(version=__version__, launcher=launcher)
     records.write(client.home, remote)
     return remote
+
+
+def _renew(party: Party) -> tuple[str, list[str]]:
+    """Have this version everywhere. Returns the head's launcher, and what could not be done.
+
+    Raises SkyqError when the head can't have it.
+    """
+    head = party.guests[0]
+    party.arrive_all()
+    if head.trouble:
+        raise SkyqError(head.trouble)
+    party.arrive_through(head)
+    homes: dict[str, str] = {}
+
+    def renew(guest: Guest) -> None:
+        try:
+            party.become(guest, as_head=guest is head)
+            token = guest.ask("facts", devices=False)["token"]
+            if token not in homes:  # the head's is written first, and has more in it
+                homes[token] = guest.ask("launcher", libraries=guest is head)["launcher"]
+        except SkyqError as error:
+            raise SkyqError(guest.named(error)) from None
+
+    renew(head)
+    party.each(renew, [guest for guest in party.present if guest is not head])
+    return next(iter(homes.values())), [guest.trouble for guest in party.guests if guest.trouble]
 
 
 # By the claims of the hosts.
@@ -91,7 +118,7 @@ def _seen(client: Client, party: Party, name: str) -> Remote:
         raise _why_unseen(client, party, name, ours)
     workers = [guest for guest in ours if guest is not head and guest.claim["id"] == head.claim["id"]]
     pool = name if name in client.pools() else ""
-    return contact.record(name, pool, head, [worker.host for worker in workers])
+    return head.record(name, pool, [worker.host for worker in workers])
 
 
 def _why_unseen(client: Client, party: Party, name: str, ours: list[Guest]) -> SkyqError:
@@ -104,7 +131,7 @@ def _why_unseen(client: Client, party: Party, name: str, ours: list[Guest]) -> S
         return Unreachable(text % (name, head, ours[0].name, todo, troubles), "other")
     for guest in party.present:
         if guest.claim.get("cluster") == name:
-            return SkyqError(contact.claimed(guest.name, guest.claim))
+            return SkyqError(guest.whose())
     if not party.present:
         text = "Cluster '%s' is not known here, and no host of your pools can be asked about it:%s"
         return Unreachable(text % (name, troubles), party.guests[0].kind or "other")
@@ -134,9 +161,26 @@ def end(client: Client, name: str) -> list[str]:
         if remote and not head.trouble:
             party.arrive_through(head)
         concerned = [guest for guest in party.present if guest.name in known or guest.is_of(name)]
-        contact.free(party, concerned, name, remote.id if remote else "")
+        _free(party, concerned, name, remote.id if remote else "")
         left = [guest.trouble for guest in party.guests if guest.trouble and guest.name in known]
     finally:
         party.close()
     records.forget(client.home, name)
     return left
+
+
+def _free(party: Party, guests: Sequence[Guest], cluster: str, cluster_id: str) -> None:
+    """End the hosts' part in a cluster; those where that can't be done have trouble.
+
+    `cluster_id`: of what isn't claimed any more.
+    """
+
+    def part(guest: Guest) -> None:
+        its_id = guest.claim["id"] if guest.is_of(cluster) else cluster_id
+        try:
+            party.become(guest, as_head=False, build=guest.newer_build("0"))
+            guest.ask("leave", cluster=cluster, id=its_id, end=True, head=guest is party.guests[0])
+        except SkyqError as error:
+            raise SkyqError(guest.named(error)) from None
+
+    party.each(part, guests)
