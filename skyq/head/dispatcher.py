@@ -242,7 +242,7 @@ class Dispatcher:
                 self.board.ask_again(link.node.name)
                 self.pulls.ask_again(link.node.name)
                 self.tick_at = min(self.tick_at, now + FLUSH)
-                _note("%s is %s" % (link.node.name, link.trouble))
+                self._note_news()
             if link.down_at is not None:
                 next_at = min(next_at, self._judge(link, now - link.down_at, now))
         return next_at
@@ -290,10 +290,14 @@ class Dispatcher:
         if self.board.dirty:
             self.tick_at = now
 
+    def _note_news(self) -> None:
+        for text in self.fleet.news():
+            _note(text)
+
     def _note_trouble(self) -> None:
+        self._note_news()
         try:
-            for text in self.fleet.tell(self.store):
-                _note(text)
+            self.fleet.tell(self.store)
         except SkyqError as error:
             _note(str(error))  # the next tick tells it
 

@@ -32,6 +32,8 @@ class Fleet:
         """Node → until when nothing new starts there (monotonic), and why."""
         self._told = ""
         """The trouble that the store has, as JSON; "": that of a former dispatcher."""
+        self._noted: Dict[str, str] = {}
+        """Node → its trouble, as news() told it last."""
 
     def read(self, store: Store) -> None:
         """See which nodes there are."""
@@ -70,18 +72,23 @@ class Fleet:
         at = self.links[name].down_at if name in self.links else None
         return 0.0 if at is None else now - at
 
-    def tell(self, store: Store) -> List[str]:
-        """Let the store know what is wrong with nodes now, for who asks why a job waits; in words, if new."""
+    def news(self) -> List[str]:
+        """For the log: what is wrong with nodes, and was not yet when this was called last."""
+        found = {name: why for name in self.nodes if (why := self._trouble(self.nodes[name]))}
+        new = [name for name, why in found.items() if why not in (CONNECTING, self._noted.get(name))]
+        self._noted = found
+        return ["%s is %s" % (name, found[name]) for name in new]
+
+    def tell(self, store: Store) -> None:
+        """Let the store know what is wrong with nodes now, for who asks why a job waits."""
         found = self._all_trouble()
         if found == self._told:
-            return []
+            return
         with store.transaction():
             store.set("trouble", found)
             since = {name: link.since for name, link in self.links.items() if link.since}
             store.set("since", json.dumps(since))
         self._told = found
-        told = json.loads(found).items()
-        return ["%s is %s" % (name, why) for name, why in told if why != CONNECTING]
 
     def _all_trouble(self) -> str:
         found = {node.name: why for node in self.nodes.values() if (why := self._trouble(node))}
