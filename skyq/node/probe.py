@@ -67,8 +67,7 @@ def _runs(path: str) -> bool:
 def _broken(program: str, said: str) -> SkyqError:
     return SkyqError(
         "The devices of this machine can't be read: %s said: %s\n"
-        "Mend it, or declare them in pools.yaml (README, Inventory)."
-        % (program, said[:500] or "nothing")
+        "Mend it, or declare them in pools.yaml (README, Inventory)." % (program, said[:500] or "nothing")
     )
 
 
