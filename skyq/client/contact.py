@@ -13,9 +13,10 @@ from skyq import __version__
 from skyq.client.guest import Guest
 from skyq.client.landing import Facts
 from skyq.client.party import Party, names
-from skyq.client.records import Remote, order
+from skyq.client.records import Remote
 from skyq.core.errors import HostClaimed, SkyqError, Unreachable
 from skyq.core.host import Host, Pool
+from skyq.core.versions import order
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

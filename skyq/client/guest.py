@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 from skyq import __version__
 from skyq.client.landing import Facts, Landing
-from skyq.client.records import Remote, order
+from skyq.client.records import Remote
 from skyq.core.errors import SkyqError, Unreachable
 from skyq.core.host import Host
 from skyq.core.keylines import DEFAULT_LAUNCHER
 from skyq.core.paths import Home
+from skyq.core.versions import order
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

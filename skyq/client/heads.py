@@ -15,6 +15,7 @@ from skyq.core import keylines, protocol
 from skyq.core.errors import SkyqError
 from skyq.core.host import Pool
 from skyq.core.paths import ClusterDir, Home
+from skyq.core.versions import order
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def open_agent(client: Client, name: str, create: bool) -> Agent:
 
 def older(version: str) -> bool:
     """Whether that skyq is to be replaced by this one."""
-    return records.order(version) < records.order(__version__)
+    return order(version) < order(__version__)
 
 
 class Agent:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from typing import Any, NamedTuple
 
 from skyq.core.errors import SkyqError
@@ -91,11 +90,6 @@ def names(home: Home) -> list[str]:
     except OSError:
         return []
     return sorted(name[: -len(ENDING)] for name in found if name.endswith(ENDING))
-
-
-def order(version: str) -> tuple[int, ...]:
-    """What versions are compared by."""
-    return tuple(int(number) for number in re.findall(r"\d+", version))
 
 
 def _fields(host: Host) -> dict[str, Any]:

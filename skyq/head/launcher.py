@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shlex
 from typing import Dict, Sequence
 
-from skyq import folders, program
+from skyq import __version__, folders, program
 from skyq.core.paths import Home
+from skyq.core.versions import order
 from skyq.store.place import home_root, private_folders
 
 _NEEDED = ("SKYQ_STATE_DIR", "SKYQ_CLAIM_DIR", "SKYQ_CRON")
 
 _SCRIPT = """\
 #!/bin/sh
-# What cron starts of skyq. Written by skyq: it is replaced when another version is used.
+# What cron and the heads of clusters start of skyq. Written by skyq %(version)s: a newer one replaces it.
 %(exports)spython=%(python)s
 main=%(main)s
 [ -x "$python" ] || python=python3
@@ -50,6 +52,7 @@ def text(argv: Sequence[str], exports: Dict[str, str], pyz: str) -> str:
             "pyz": shlex.quote(pyz),
         }
     return _SCRIPT % {
+        "version": __version__,
         "exports": "".join("export %s=%s\n" % (n, shlex.quote(v)) for n, v in sorted(exports.items())),
         "python": shlex.quote(argv[0]),
         "main": shlex.quote(argv[-1]),
@@ -61,9 +64,12 @@ def text(argv: Sequence[str], exports: Dict[str, str], pyz: str) -> str:
 def write(libraries: bool = True) -> str:
     """Let the launcher start this very program; its path. Raises OSError, or SkyqError without libraries.
 
-    A worker needs no `libraries`, and has none.
+    A worker needs no `libraries`, and has none. Where it starts a newer skyq that is there, it stays: who is
+    older here is a dispatcher that was upgraded under its feet, say, and shall not undo that.
     """
     home = Home(home_root())
+    if _starts_newer(_read(home.launcher)):
+        return home.launcher
     argv = program.argv() if libraries else program.bare_argv()
     wanted = os.fsencode(text(argv, environment(), program.archive()))
     if _read(home.launcher) == wanted:
@@ -78,6 +84,14 @@ def write(libraries: bool = True) -> str:
         os.close(file)
     os.rename(aside, home.launcher)
     return home.launcher
+
+
+def _starts_newer(script: bytes) -> bool:
+    version = re.search(rb"^# .* Written by skyq ([\d.]+): ", script, re.MULTILINE)
+    main = re.search(rb"^main=(.*)$", script, re.MULTILINE)
+    if not version or not main or order(version[1].decode()) <= order(__version__):
+        return False
+    return all(map(os.path.exists, shlex.split(os.fsdecode(main[1]))))
 
 
 def remove() -> None:

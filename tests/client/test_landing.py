@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -260,3 +261,20 @@ def test_what_interrupted_contacts_left_goes_and_new_builds_stay(there: Landing,
 
     left = {path.name.split("-")[1] + path.suffix for path in folder.glob("*.pyz*") if "0.0." in path.name}
     assert left == {"0.0.5.pyz", "0.0.4.pyz", "0.0.3.pyz", "0.0.9.77"}
+
+
+@pytest.mark.parametrize("usable", [True, False])
+def test_the_launcher_of_a_newer_skyq_stays_if_that_can_start(
+    there: Landing, home: Path, usable: bool
+) -> None:
+    path = home / ".skyq/bin/skyq"
+    there.ask("launcher", {"libraries": False})
+    own = path.read_text()
+    newer = re.sub(r"Written by skyq [\d.]+: ", "Written by skyq 99.0.0: ", own)
+    newer = newer if usable else re.sub("^main=.*", "main=/gone", newer, flags=re.MULTILINE)
+    assert newer != own
+    path.write_text(newer)
+
+    there.ask("launcher", {"libraries": False})
+
+    assert path.read_text() == (newer if usable else own)
