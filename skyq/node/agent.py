@@ -343,9 +343,10 @@ class Agent:
     def hold(self, step: _Step) -> None:
         """Its shim lives and has started nothing: it is getting ready, or is, and waits for the word."""
         if step.ready is None:
-            step.ready = Started.ready(step.run)
-            if step.ready is None:
-                return
+            ready = Started.ready(step.run)
+            if ready is None or ready.boot != self.boot or not proc.lives(*ready.shim):
+                return  # it's still getting ready; a shim that was killed may have left such a record, too
+            step.ready = ready
             if not step.child:
                 self.watch_process(step, step.ready.shim)
         if step.stop_asked:

@@ -6,15 +6,19 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
+import pytest
 
 from skyq.core import protocol
 from skyq.head.dispatcher import GIVE_UP
 from skyq.head.specs import HOLD
 from skyq.node.agent import LATE
+from skyq.node.records import Record, look
 from tests.node.agent import JOB, Agent, Node, killed, written
 from tests.program import ROOT
+from tests.waiting import wait_until
 
 TELL = "echo $$ >> %s; "
 
@@ -64,6 +68,38 @@ def test_a_held_step_whose_shim_is_killed_can_be_started_again(node: Node) -> No
     killed(_shim(agent))
     assert agent.hear("gone")["unstarted"]
     assert not ran.exists()
+
+
+@pytest.mark.parametrize("boot", ["this one", "another one"])
+def test_the_word_reaches_who_waits_for_it_and_not_a_shim_that_was_killed_before(
+    node: Node, boot: str
+) -> None:
+    """As when the machine lost its power: the run directory still says that somebody is ready."""
+    first, ran, run = node.agent(), node.file(), node.run()
+    first.start(TELL % ran + "exit 6", hold=HOLD)
+    first.hear("prepared")
+    shim = _shim(first)
+    first.kill()
+    killed(shim)
+    stale = Path(run.prepared).read_text()
+    if boot == "another one":
+        stale = stale.replace(first.boot, boot)
+    Path(run.prepared).write_text(stale)
+    os.unlink(run.script)
+    os.mkfifo(run.script)  # the next shim waits in the middle of getting ready
+    second = node.agent()
+    second.start(TELL % ran + "exit 6", hold=HOLD)
+    wait_until(lambda: look(run) is Record.ALIVE, "there is another shim")
+    for _ in range(3):  # each time it looks what the run directory says
+        assert second.quiet() == [{"is": "pong"}]
+    script = Path(run.script).read_text()
+    os.unlink(run.script)
+    Path(run.script).write_text(script)
+    second.hear("prepared")
+    _go(second)
+
+    assert second.hear("gone")["code"] == 6
+    assert len(written(ran)) == 1
 
 
 def test_a_word_that_is_too_late_lets_nothing_go(node: Node) -> None:
