@@ -92,7 +92,7 @@ def _ending(course: Course, steps: List[str], phases: Mapping[str, Phase], faile
     if live:
         return Verdict(stop=live)
     if failed and not (course.cancel and (phases[failed].stopped or phases[failed].unstarted)):
-        state, reason = _failure(failed, phases[failed], course)
+        state, reason = _failure(failed, phases, course)
         return _closing(steps, phases, state, reason, course)
     by_itself = not any(phases[step].stopped for step in steps)  # at the word it may well exit with 0
     if failed is None and by_itself and (course.state == states.RUNNING or not course.runs):
@@ -115,9 +115,13 @@ def _told_code(phase: Phase, state: str) -> int:
     return SIGKILLED if state == states.FAILED and phase.stopped else phase.code
 
 
-def _failure(step: str, phase: Phase, course: Course) -> Tuple[str, str]:
+def _failure(step: str, phases: Mapping[str, Phase], course: Course) -> Tuple[str, str]:
     kind, _, number = step.partition("-")
+    phase = phases[step]
     if phase.unstarted:
+        # No rank runs twice: where another one had its word and ran, this is the end.
+        if kind == "run" and any(step in phases and phases[step].code != UNKNOWN for step in course.runs):
+            return states.FAILED_DRIVER, "rank %s never started: %s" % (number, phase.why)
         return states.PENDING, phase.why
     if phase.code == UNKNOWN:
         return states.FAILED_DRIVER, phase.why or "exit status unknown"

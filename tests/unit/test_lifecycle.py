@@ -149,9 +149,11 @@ def test_what_a_node_could_not_start_waits_again() -> None:
     assert running(unstarted()) == Verdict(state="PENDING", reason="the disk is full", codes=(UNKNOWN,))
 
 
-def test_a_gang_that_one_node_could_not_start_ends_first_and_waits_again() -> None:
+@pytest.mark.parametrize("other", [gone(143, stopped=True), gone(0)], ids=["stopped", "finished"])
+def test_a_gang_of_which_one_rank_never_went_fails_since_nothing_runs_twice(other: Phase) -> None:
     assert running(live, unstarted()) == Verdict(stop=("run-0",))
-    assert running(gone(143, stopped=True), unstarted()).state == "PENDING"
+    ended = running(other, unstarted())
+    assert (ended.state, ended.reason) == ("FAILED_DRIVER", "rank 1 never started: the disk is full")
 
 
 def test_an_own_failure_counts_more_than_a_rank_that_could_not_start() -> None:
@@ -273,7 +275,7 @@ class World:
         now, stopped = self.phases[step], step in self.stopping
         if now.at == EXITED:
             return now._replace(at=GONE) if what == "gone" else now
-        if what == "unstarted" and now.at == ASKED and not stopped:
+        if what == "unstarted" and now.at < LIVE and not stopped:
             return unstarted()
         if self.held and step not in self.told_to_go and not stopped:
             return prepared
