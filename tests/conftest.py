@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,10 @@ from tests.lab.possible import why_not
 from tests.program import built, program, unpacked
 
 NO_LAB = "NOT TESTED, since no machines can be made within this one: "
+
+
+# A shell that starts the tests in the background has SIGINT ignored, and so would have all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
