@@ -234,3 +234,9 @@ def living(pids: Callable[[], list[int]] | list[int]) -> list[psutil.Process]:
             if not dead(process):
                 found.append(process)
     return found
+
+
+def is_locked(path: str) -> bool:
+    """As the kernel says: who tries the lock disturbs others that do."""
+    with open("/proc/locks") as file:
+        return os.path.exists(path) and any(":%d " % os.stat(path).st_ino in line for line in file)

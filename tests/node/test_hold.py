@@ -15,8 +15,7 @@ from skyq.core import protocol
 from skyq.head.dispatcher import GIVE_UP
 from skyq.head.specs import HOLD
 from skyq.node.agent import LATE
-from skyq.node.records import Record, look
-from tests.node.agent import JOB, Agent, Node, killed, written
+from tests.node.agent import JOB, Agent, Node, is_locked, killed, written
 from tests.program import ROOT
 from tests.waiting import wait_until
 
@@ -89,7 +88,7 @@ def test_the_word_reaches_who_waits_for_it_and_not_a_shim_that_was_killed_before
     os.mkfifo(run.script)  # the next shim waits in the middle of getting ready
     second = node.agent()
     second.start(TELL % ran + "exit 6", hold=HOLD)
-    wait_until(lambda: look(run) is Record.ALIVE, "there is another shim")
+    wait_until(lambda: is_locked(run.alive), "there is another shim")
     for _ in range(3):  # each time it looks what the run directory says
         assert second.quiet() == [{"is": "pong"}]
     script = Path(run.script).read_text()

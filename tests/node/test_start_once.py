@@ -15,7 +15,7 @@ import pytest
 from skyq.node import proc, shim
 from skyq.node.agent import LATE
 from skyq.node.shim import ALREADY
-from tests.node.agent import JOB, Agent, Node, gone, killed, start, written
+from tests.node.agent import JOB, Agent, Node, gone, is_locked, killed, start, written
 from tests.waiting import wait_until
 
 TELL = "echo $$ >> %s; "
@@ -147,7 +147,7 @@ def test_a_shim_that_is_killed_before_it_started_anything_can_be_replaced(node: 
     os.mkfifo(node.run().script)  # whoever writes it waits for a reader
     agent.start(TELL % ran)
     shim = wait_until(lambda: _children(agent.process.pid), "the shim is forked")[0]
-    wait_until(lambda: _is_locked(node.run().alive), "the shim has its lock")
+    wait_until(lambda: is_locked(node.run().alive), "the shim has its lock")
     os.kill(shim, signal.SIGKILL)
 
     assert agent.hear("gone")["unstarted"]
@@ -161,7 +161,7 @@ def test_no_word_is_lost_between_the_lock_and_the_start(node: Node) -> None:
     os.makedirs(node.run().root)
     os.mkfifo(node.run().script)
     agent.start("sleep 600")
-    wait_until(lambda: _is_locked(node.run().alive), "the shim has its lock")
+    wait_until(lambda: is_locked(node.run().alive), "the shim has its lock")
     agent.stop()
     agent.quiet()
     assert Path(node.run().script).read_text() == "sleep 600"
@@ -254,12 +254,6 @@ def _shim_ends_with(status: int, node: Node, script: str) -> bool:
 
 def _children(pid: int) -> list[int]:
     return [entry.pid for entry in proc.all_stats() if entry.parent == pid and entry.state not in "ZX"]
-
-
-def _is_locked(path: str) -> bool:
-    """As the kernel says: who tries the lock disturbs others that do."""
-    with open("/proc/locks") as file:
-        return os.path.exists(path) and any(":%d " % os.stat(path).st_ino in line for line in file)
 
 
 def _edit(path: str, **changes: object) -> None:
