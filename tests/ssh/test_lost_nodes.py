@@ -63,9 +63,11 @@ def test_a_gang_fails_when_a_node_is_lost_for_good_and_a_job_alone_there_waits_f
     cluster.set("lost_after", "3")
     cluster.kill_dispatcher()
     whole = ("--gpus", "H100:8")
-    gang = cluster.submit("--num-nodes", "4", *whole, gate.wait)
-    alone = cluster.submit(*ON["node3"], gate.wait)
-    cluster.wait_all([gang, alone], "RUNNING")
+    gang = cluster.submit("--num-nodes", "4", *whole, "echo up >~/of-the-gang; " + gate.wait)
+    alone = cluster.submit(*ON["node3"], "echo up >~/of-one-alone; " + gate.wait)
+    for node in ON:
+        cluster.until_file(node, "of-the-gang")  # before that the job could wait again instead
+    cluster.until_file("node3", "of-one-alone")
     cluster.lab.power_off("node3")
 
     record = cluster.wait(gang, "FAILED_DRIVER")
