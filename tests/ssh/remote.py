@@ -44,8 +44,13 @@ class Gate:
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
         self.file = "gate%d" % next(_numbers)
-        self.wait = "until [ -e ~/%s ]; do sleep 0.1; done" % self.file
+        self.wait = "echo up >>~/%s.up; until [ -e ~/%s ]; do sleep 0.1; done" % (self.file, self.file)
         """A shell line."""
+
+    def waiting(self, node: str) -> int:
+        """How many have come to it there."""
+        path = self._lab.host(node).home / (self.file + ".up")
+        return path.read_text().count("\n") if path.exists() else 0
 
     def open(self) -> None:
         """Let them go on."""
@@ -197,15 +202,13 @@ class Remote:
         """wait_until(), with this cluster's evidence."""
         return wait_until(condition, what, within, self.evidence, PAUSE)
 
-    def until_file(self, node: str, name: str) -> str:
-        """The text of a file that a job writes into its home, once there is a whole line in it."""
-        path = self.lab.host(node).home / name
+    def until_waiting(self, gate: Gate, *nodes: str, count: int = 1) -> None:
+        """Waits until so many jobs run on each of these nodes and are at the gate.
 
-        def text() -> str:
-            written = path.read_text() if path.exists() else ""
-            return written if written.endswith("\n") else ""
-
-        return self.until(text, "%s is written on %s" % (name, node))
+        A job is RUNNING before its script is: who cuts the power in between finds that it waits again.
+        """
+        for node in nodes:
+            self.until(lambda node=node: gate.waiting(node) >= count, "%d wait on %s" % (count, node))
 
     def raw(self, job: Record, rank: int) -> bytes:
         """What the head has of the log of a rank."""
@@ -253,19 +256,19 @@ class Remote:
 
     def kill_dispatcher(self) -> None:
         """kill -9; the next command, or cron, starts another one."""
-        for process, words in _commands(self.head):
+        for process, words in commands(self.head):
             if "_dispatcher" in words:
                 process.kill()
 
     def hang_up(self, node: str) -> None:
         """All connections to a node's sshd break, and no new one is refused."""
-        for process, words in _commands(self.lab.host(node)):
+        for process, words in commands(self.lab.host(node)):
             if words.startswith("sshd: ada"):
                 process.kill()
 
     def alive(self, node: str) -> list[str]:
         """The command lines of the processes of jobs there: all of ada's but sshd's and skyq's own."""
-        found = [words for _, words in _commands(self.lab.host(node), of_root=False)]
+        found = [words for _, words in commands(self.lab.host(node), of_root=False)]
         return [words for words in found if "skyq" not in words and not words.startswith("sshd")]
 
     # Evidence.
@@ -293,7 +296,7 @@ class Remote:
         )
 
 
-def _commands(host: Host, of_root: bool = True) -> list[tuple[psutil.Process, str]]:
+def commands(host: Host, of_root: bool = True) -> list[tuple[psutil.Process, str]]:
     """The processes there that live, with their command lines."""
     found = []
     for process in host.processes():

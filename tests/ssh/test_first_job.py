@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from tests.lab import Lab
+from tests.lab import Lab, Traits
+from tests.machine import which
 from tests.ssh.remote import Remote
 
 Make = Callable[..., Remote]
@@ -81,3 +82,15 @@ def test_workers_that_only_the_head_reaches_are_reached_through_it(make_cluster:
     assert sorted(re.findall(r"^\(.*\) (node\d)$", said.out, re.MULTILINE)) == ["node0", "node1", "node2"]
     assert len(re.findall("^node[12] .*through the head", said.err, re.MULTILINE)) == 2, str(said)
     cluster.wait(cluster.submit("--num-nodes", "3", "true"), "SUCCEEDED")
+
+
+def test_login_shells_that_greet_whoever_comes_are_no_hindrance(make_cluster: Make) -> None:
+    """A ~/.bashrc or ~/.zshenv that prints does so before every command that sshd starts."""
+    cluster = make_cluster(2, traits={"node1": Traits(shell=which("zsh") or "/bin/bash")})
+    for node in cluster.lab.nodes:
+        for file in (".bashrc", ".zshenv"):
+            node.write("/home/ada/" + file, "echo Welcome; echo to you >&2; printf '\\000\\001\\377'\n")
+    said = cluster.ok("exec", "lab", "--num-nodes", "2", "hostname")
+
+    assert sorted(re.findall(r"^\(.*\) (node\d)$", said.out, re.MULTILINE)) == ["node0", "node1"], str(said)
+    assert "Welcome" not in cluster.ok("queue", "lab", "-o", "json").out

@@ -12,7 +12,7 @@ def test_jobs_on_a_worker_do_not_notice_that_the_head_is_cut_off_from_it(cluster
     ends = cluster.submit(*ON["node1"], first.script)
     goes_on = cluster.submit(*ON["node1"], second.script)
     records = cluster.wait_all([ends, goes_on], "RUNNING")
-    cluster.until(lambda: cluster.raw(records[goes_on], 0), "its log comes")
+    cluster.until(lambda: cluster.raw(records[ends], 0) and cluster.raw(records[goes_on], 0), "logs come")
     cluster.lab.cut("node0", "node1")
     during.open()
     cluster.until_unreachable("node1")
@@ -34,10 +34,11 @@ def test_jobs_on_a_worker_do_not_notice_that_the_head_is_cut_off_from_it(cluster
 
 
 def test_a_frozen_worker_is_skipped_and_a_cancel_there_takes_effect_when_it_is_back(cluster: Remote) -> None:
-    gate = cluster.gate()
-    held = cluster.submit(*ON["node2"], "sleep 600")
+    gate, never = cluster.gate(), cluster.gate()
+    held = cluster.submit(*ON["node2"], never.wait)
     other = cluster.submit(*ON["node1"], gate.wait)
-    cluster.wait_all([held, other], "RUNNING")
+    cluster.until_waiting(never, "node2")
+    cluster.until_waiting(gate, "node1")
     cluster.lab.freeze("node2")
     cluster.until_unreachable("node2")
 
@@ -63,11 +64,10 @@ def test_a_gang_fails_when_a_node_is_lost_for_good_and_a_job_alone_there_waits_f
     cluster.set("lost_after", "3")
     cluster.kill_dispatcher()
     whole = ("--gpus", "H100:8")
-    gang = cluster.submit("--num-nodes", "4", *whole, "echo up >~/of-the-gang; " + gate.wait)
-    alone = cluster.submit(*ON["node3"], "echo up >~/of-one-alone; " + gate.wait)
-    for node in ON:
-        cluster.until_file(node, "of-the-gang")  # before that the job could wait again instead
-    cluster.until_file("node3", "of-one-alone")
+    gang = cluster.submit("--num-nodes", "4", *whole, gate.wait)
+    alone = cluster.submit(*ON["node3"], gate.wait)
+    cluster.until_waiting(gate, "node0", "node1", "node2")
+    cluster.until_waiting(gate, "node3", count=2)
     cluster.lab.power_off("node3")
 
     record = cluster.wait(gang, "FAILED_DRIVER")
@@ -92,7 +92,7 @@ def test_connections_that_break_and_daemons_that_restart_end_no_job(cluster: Rem
     tales = {node: Tale(gate) for node in ("node0", "node1")}
     ids = {node: cluster.submit(*ON[node], tale.script) for node, tale in tales.items()}
     records = cluster.wait_all(ids.values(), "RUNNING")
-    cluster.until(lambda: cluster.raw(records[ids["node1"]], 0), "its log comes")
+    cluster.until(lambda: all(cluster.raw(records[i], 0) for i in ids.values()), "their logs come")
     for node in ("node1", "node0"):
         cluster.lab.restart_sshd(node)
         cluster.hang_up(node)

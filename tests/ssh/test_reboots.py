@@ -8,12 +8,14 @@ CRON = 60.0  # seconds between two ticks
 
 
 def test_a_worker_that_boots_fails_what_ran_there_and_is_used_again(cluster: Remote) -> None:
-    gate = cluster.gate()
-    alone = cluster.submit(*ON["node1"], "sleep 600")
-    gang = cluster.submit("--num-nodes", "4", "sleep 600")
+    gate, never = cluster.gate(), cluster.gate()
+    alone = cluster.submit(*ON["node1"], never.wait)
+    gang = cluster.submit("--num-nodes", "4", never.wait)
     other = cluster.submit(*ON["node2"], gate.wait)
     queued = cluster.submit("--gpus", "A100:4", "true")
-    cluster.wait_all([alone, gang, other], "RUNNING")
+    cluster.until_waiting(never, "node0", "node2", "node3")
+    cluster.until_waiting(never, "node1", count=2)
+    cluster.until_waiting(gate, "node2")
     assert cluster.job(queued)["status"] == "PENDING"
     cluster.lab.reboot("node1")
 
@@ -21,7 +23,7 @@ def test_a_worker_that_boots_fails_what_ran_there_and_is_used_again(cluster: Rem
     assert records[alone]["reason"] == "node rebooted"
     assert "node rebooted" in records[gang]["reason"]
     assert cluster.wait(queued, "SUCCEEDED")["nodes"][0]["node"] == "node1"
-    assert not any("sleep 600" in line for host in cluster.lab.nodes for line in cluster.alive(host.name))
+    assert [cluster.alive(node) for node in ("node0", "node1", "node3")] == [[], [], []]
     assert cluster.job(other)["status"] == "RUNNING"
     gate.open()
     cluster.wait(other, "SUCCEEDED")
@@ -35,6 +37,7 @@ def test_a_head_that_boots_loses_neither_queued_jobs_nor_those_on_workers(cluste
     queued = cluster.submit("--gpus", "A100:4", "true")
     record = cluster.wait_all([on_worker, on_head], "RUNNING")[on_worker]
     cluster.until(lambda: cluster.raw(record, 0), "its log comes")
+    cluster.until_waiting(gate, "node0")
     cluster.lab.reboot("node0")
 
     cluster.ok("queue", "lab")  # the next command, or else cron, starts a dispatcher
@@ -53,6 +56,7 @@ def test_a_head_that_boots_goes_on_by_itself(cluster: Remote) -> None:
     on_worker = cluster.submit(*ON["node2"], tale.script)
     queued = cluster.submit("--gpus", "L4:4", "echo ran >~/" + gate.file + ".after")
     record = cluster.wait(on_worker, "RUNNING")
+    cluster.until(lambda: cluster.raw(record, 0), "its log comes")
     cluster.until(lambda: crontab.exists() and "tick lab" in crontab.read_text(), "cron is asked to tick")
     cluster.lab.reboot("node0")
     gate.open()

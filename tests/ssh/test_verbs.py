@@ -6,14 +6,15 @@ import re
 from collections.abc import Callable
 
 from tests.lab import Host, Lab
-from tests.ssh.remote import ON, Remote
+from tests.ssh.remote import ON, Remote, commands
+from tests.waiting import wait_until
 
 COUNT = "for i in $(seq 5); do echo $i; done"
 
 
 def agents(host: Host) -> list[int]:
     """Processes there that serve a laptop's verb."""
-    return [process.pid for process in host.processes() if "_agent" in process.cmdline()]
+    return [process.pid for process, words in commands(host) if "_agent" in words.split()]
 
 
 def lines_of(text: str, label: str) -> list[str]:
@@ -71,7 +72,9 @@ def test_connections_that_break_while_one_submits_make_no_second_job(cluster: Re
     before = len(cluster.jobs(at=cluster.head))
     for number in range(3):
         submitting = cluster.start("exec", "lab", "-d", "true")
-        cluster.until(lambda: agents(cluster.head), "the laptop comes")
+        # It is there for a moment only, and cluster.until() looks too seldom to be sure to see it.
+        ended = submitting.poll
+        wait_until(lambda ended=ended: agents(cluster.head) or ended() is not None, "the laptop comes")
         cluster.hang_up("node0")
         out, err = submitting.communicate(timeout=120)
         assert submitting.returncode == 0, err
