@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,9 @@ NO_LAB = "NOT TESTED, since no machines can be made within this one: "
 
 # A shell that starts the tests in the background has SIGINT ignored, and so would have all that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# What the tests make has the modes that it has on most machines, whatever the shell that started them says.
+os.umask(0o022)
 
 
 @pytest.fixture(scope="session")

@@ -63,7 +63,7 @@ def make(disk: Path, name: str, traits: Traits) -> None:
     _etc(disk / "etc", name, traits)
     _crontabs(disk / "var" / "spool" / "cron")
     if traits.gpus:
-        shutil.copy(HERE / "nvidia-smi", disk / "usr" / "local" / "bin")
+        Path(shutil.copy(HERE / "nvidia-smi", disk / "usr" / "local" / "bin")).chmod(0o755)
         gpus(disk, name, traits.gpus)
     real = ["/usr/bin/nvidia-smi", "/bin/nvidia-smi"]
     (disk / "hidden").write_text("".join(path + "\n" for path in [*real, *traits.hidden]))
