@@ -63,12 +63,31 @@ def facts() -> Dict[str, Any]:
         "builds": builds,
         "ssh": os.environ.get("SSH_CONNECTION", ""),
         "claim": claim(),
+        "machine": machine(),
     }
+
+
+def claims() -> str:
+    """The folder of claims."""
+    return os.environ.get("SKYQ_CLAIM_DIR", "/var/tmp")
+
+
+def machine() -> str:
+    """The same word under whatever name this machine is reached, and on no other: what has one claim, since
+    one boot.
+    """
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            boot = file.read().strip()
+        place = os.stat(claims())
+    except OSError:
+        return ""
+    return "%s %d:%d" % (boot, place.st_dev, place.st_ino)
 
 
 def claim() -> Optional[Dict[str, Any]]:
     """Whose this machine is: the claim, its owner, and whether that cluster's state is on this machine."""
-    path = os.path.join(os.environ.get("SKYQ_CLAIM_DIR", "/var/tmp"), CLAIM)
+    path = os.path.join(claims(), CLAIM)
     try:
         # Other accounts may put anything there: a link, or a pipe that would let us wait for a writer.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)

@@ -16,6 +16,8 @@ from skyq.store.place import home_root, make_private, state_home
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from skyq.client.contact import Place
     from skyq.client.heads import Agent, Client
     from skyq.client.slices import Whole
@@ -122,11 +124,37 @@ def agent_stream(name: str, create: bool, accept_new: bool = False, quiet: bool 
     return heads.open_agent(_client(accept_new, quiet), name, create)
 
 
-def end_remote(name: str, accept_new: bool = False) -> list[str]:
-    """After its head has ended the queue: free the cluster's hosts and forget it. Returns what stays."""
+def way(name: str, node: str | None) -> tuple[Host, Host | None]:
+    """(a node of a cluster elsewhere, the head where it is reached through that); None: the head itself."""
     from skyq.client import search
 
-    return search.end(_client(accept_new, quiet=False), name)
+    return search.way(_client(accept_new=False, quiet=False), name, node)
+
+
+def end_remote(name: str, nodes: Sequence[str] = ()) -> list[str]:
+    """After its head has ended the queue: free the cluster's hosts and forget it. Returns what stays.
+
+    `nodes`: what the head told of their names.
+    """
+    from skyq.client import search
+
+    return search.end(_client(accept_new=False, quiet=False), name, nodes)
+
+
+def free_hosts(name: str, nodes: Sequence[str]) -> list[str]:
+    """Free hosts that are nodes of a cluster no more. Returns what stays."""
+    from skyq.client import search
+
+    return search.free(_client(accept_new=False, quiet=False), name, nodes)
+
+
+def add_hosts(name: str, words: Sequence[str], accept_new: bool) -> int:
+    """Have hosts be nodes of a cluster, too, and show what became of each; how many couldn't be."""
+    from skyq.client import search
+
+    places = search.add(_client(accept_new, quiet=False), name, words)
+    print(_table("Cluster " + name, places))
+    return sum(not place.role for place in places)
 
 
 def _client(accept_new: bool, quiet: bool) -> Client:
@@ -175,13 +203,17 @@ def _dim(line: str) -> str:
 
 def _shown(cluster: str, places: tuple[Place, ...]) -> str:
     """What became of each host of the pool."""
+    taken = sum(bool(place.role) for place in places)
+    title = "Cluster %s: %d of %d hosts" % (cluster, taken, len(places))
+    more = "\nTo take in the others once that is mended: skyq add %s" % cluster
+    return _table(title, places) + (more if taken < len(places) else "")
+
+
+def _table(title: str, places: Sequence[Place]) -> str:
     from skyq.cli.render import table
 
-    taken = sum(bool(place.role) for place in places)
     rows = [(place.name, place.role or "not taken", place.text.replace("\n", " ")) for place in places]
-    title = "Cluster %s: %d of %d hosts" % (cluster, taken, len(places))
-    more = "\nTo take in the others once that is mended: skyq down %s, then make it anew." % cluster
-    return "%s\n%s%s" % (title, table(("HOST", "ROLE", ""), rows), more if taken < len(places) else "")
+    return "%s\n%s" % (title, table(("HOST", "ROLE", ""), rows))
 
 
 def pools() -> dict[str, Pool]:

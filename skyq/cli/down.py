@@ -12,6 +12,7 @@ from skyq.cli import cluster
 from skyq.cli.parser import Parser, confirm
 from skyq.cli.place import AT_HEAD
 from skyq.cli.progress import size_text
+from skyq.cli.remove import Gone, tell_left
 from skyq.core.errors import SkyqError, UsageError
 from skyq.core.paths import ClusterDir
 from skyq.head import cron, launcher, teardown
@@ -96,15 +97,16 @@ def _end_elsewhere(name: str, options: list[str]) -> bool:
     from skyq.cli import remote
     from skyq.client import heads
 
+    gone = Gone()
     try:
-        if remote.run(name, "down", [name, *options]):
+        if remote.run(name, "down", [name, *options], take=gone.take):
             return False
     except heads.Gone:
         pass  # somebody else has ended it
     except heads.Unknown as error:
         print(error, file=sys.stderr)
         return False
-    left = cluster.end_remote(name)
+    left = cluster.end_remote(name, gone.names)
     for text in left:
         print(text, file=sys.stderr)
     return not left
@@ -155,8 +157,10 @@ def _end(name: str, yes: bool, purge: bool) -> bool:
     leftover = ""
     if _has_queue(name):
         head = _head(name)
-        workers = [node.name for node in head.nodes() if node.reach]
+        nodes = head.nodes()
+        workers = [node.name for node in nodes if node.reach]
         leftover = _end_jobs_and_queue(head, purge)
+        tell_left([node.name for node in nodes])
         if workers and not os.environ.get(AT_HEAD):
             leftover += ("\n" if leftover else "") + _WORKERS % (", ".join(workers), name)
     elif purge:

@@ -123,7 +123,7 @@ def _show(head: Head, ids: list[str], job: Job | None, found: argparse.Namespace
     view.all()
     if job.state not in states.FINAL:
         return 0
-    stream.print_end(job, head.nodes(), style)
+    stream.print_end(job, head.all_nodes(), style)
     return states.EXIT_CODE[job.state]
 
 

@@ -42,6 +42,8 @@ class _Setup:
             "leave": _leave,
             "found": _found,
             "join": _join,
+            "enlist": _enlist,
+            "nodes": _nodes,
         }
 
     def serve(self) -> None:
@@ -126,28 +128,35 @@ def _authorize(message: Message) -> Message:
 
 
 def _claim(message: Message) -> Message:
-    from skyq.node import claim
+    from skyq.node import claim, setup
 
-    claim.take(_claims(), {name: message[name] for name in ("cluster", "id", "head", "state_dir")})
+    fields = {name: message[name] for name in ("cluster", "id", "head", "state_dir")}
+    node = str(message.get("node", ""))  # clients of 0.1 didn't say it
+    claim.take(_claims(), {**fields, "node": node})
+    if node:
+        setup.enroll(_home(), message["id"], node)
     return {}
 
 
 def _leave(message: Message) -> Message:
     """No longer be of a cluster. `unmade`: as its head, before it was whole. `end`: what was installed goes,
-    unless another cluster needs it.
+    unless another cluster needs it. `stays`: the cluster goes on without this node.
     """
     from skyq.core import keylines
     from skyq.node import claim, setup
 
     claim.release(_claims(), message["id"])
-    setup.forbid(keylines.marker(message["cluster"], message["id"]))
+    node = str(message.get("node", ""))
+    shared = setup.sign_off(_home(), message["id"], node, end=not message.get("stays"))
+    if not shared:
+        setup.forbid(keylines.marker(message["cluster"], message["id"]))
     if message.get("unmade"):
         from skyq.head import founding
 
         founding.discard(message["cluster"])
     if message.get("head"):
         _stop_ticks(message["id"])
-    if message.get("end"):
+    if message.get("end") and not shared:
         from skyq.store.place import state_home
 
         setup.remove_runs(state_home(), message["cluster"])
@@ -191,4 +200,20 @@ def _join(message: Message) -> Message:
     from skyq.head import founding
 
     met: Any = founding.join(message["cluster"], message["head"], message["workers"])
+    return {"met": met}
+
+
+def _nodes(message: Message) -> Message:
+    """Which nodes a cluster has whose head this is."""
+    from skyq.head import founding
+
+    _have_libraries()
+    return {"nodes": founding.names(message["cluster"])}
+
+
+def _enlist(message: Message) -> Message:
+    """The head meets machines that are to be workers, too, or are and were looked at again."""
+    from skyq.head import founding
+
+    met: Any = founding.enlist(message["cluster"], message["workers"])
     return {"met": met}

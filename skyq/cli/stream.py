@@ -116,7 +116,7 @@ class JobView:
         self.head = head
         self.place = place.current()
         self._colour, self._bare = style.colour, bare
-        self._nodes = {node.name: node for node in head.nodes()}
+        self._nodes = {node.name: node for node in head.all_nodes()}
         self._nameless: dict[str, float] = {}
         """Step → since when its text waits for its pid; monotonic."""
         self.logs = Merged(head.step_logs(job), run_index(head.log_folder(job)))
@@ -201,7 +201,7 @@ def follow(head: Head, job_id: int, tail: int = 0, quiet: bool = False) -> int:
                 at.keep()
             job = _stream(head, view)
         if at.reach(place.ENDED):
-            print_end(job, head.nodes(), style)
+            print_end(job, head.all_nodes(), style)
             at.keep()
     return states.EXIT_CODE[job.state]
 

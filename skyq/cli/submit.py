@@ -93,6 +93,7 @@ def _submit(head: Head, order: Order) -> int:
         print(style.started("Job submitted, ID: %s" % style.bold(str(job_id))))
         if order.launch and task.setup is not None:
             print(style.finished("Setup detached."))
+            _tell_left_out(head, task)
         at.keep()
     return job_id
 
@@ -122,6 +123,17 @@ def _store(head: Head, order: Order) -> int:
     except SkyqError:
         copy.discard()
         raise
+
+
+def _tell_left_out(head: Head, task: Task) -> None:
+    """A setup is for all nodes; whoever's can't be had now goes without, unless the job needs it."""
+    from skyq.head.links import CONNECTING
+
+    nodes = head.nodes()
+    left_out = [node for node in nodes if node.unusable and node.unusable != CONNECTING]
+    if len(nodes) - len(left_out) >= task.num_nodes:
+        for node in left_out:
+            warn("Setup leaves out %s: %s" % (node.name, node.unusable))
 
 
 def _forecast(head: Head, task: Task) -> int:

@@ -103,7 +103,7 @@ def _last_words(head: Head, job: Job) -> list[str]:
     if job.state not in (states.FAILED, states.FAILED_SETUP):
         return []
     logs = list(head.step_logs(job).items())
-    blamed = blamed_step(job, head.nodes())
+    blamed = blamed_step(job, head.all_nodes())
     failed = [path for step, path in logs if step == blamed]
     return [plain(line) for line in last_lines(failed[0], LAST_LINES)] if failed else []
 

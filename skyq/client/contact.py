@@ -47,14 +47,23 @@ class Made(NamedTuple):
 def make(name: str, pool: Pool, party: Party) -> Made:
     """Have the pool's free hosts be a cluster, or find that they are. Raises SkyqError."""
     try:
-        return _Making(name, pool, party).run()
+        return _Making(name, pool.name, party).run()
+    except BaseException:
+        party.close()
+        raise
+
+
+def add(remote: Remote, party: Party) -> Made:
+    """Have the hosts of a party be nodes of a cluster, too; the first is its head. Raises SkyqError."""
+    try:
+        return _Making(remote.name, remote.pool, party).add(remote)
     except BaseException:
         party.close()
         raise
 
 
 class _Making:
-    def __init__(self, name: str, pool: Pool, party: Party) -> None:
+    def __init__(self, name: str, pool: str, party: Party) -> None:
         self.name = name
         self.pool = pool
         self.party = party
@@ -66,7 +75,7 @@ class _Making:
 
     def run(self) -> Made:
         party = self.party
-        party.tell("First contact with pool %s: %s" % (self.pool.name, names(party.guests)))
+        party.tell("First contact with pool %s: %s" % (self.pool, names(party.guests)))
         party.arrive_all()
         headed = next((guest for guest in party.present if _is_head(guest, self.name)), None)
         if headed:
@@ -79,9 +88,33 @@ class _Making:
             return self._adopt()
         party.arrive_through(self.head)
         self._turn_away_claimed()
+        self._turn_away_twins()
         self._settle_workers()
         self._introduce()
         return self._made()
+
+    def add(self, remote: Remote) -> Made:
+        """Take more hosts in. What is a node already is looked at again."""
+        party, head = self.party, self.head
+        party.tell("Connecting to %s" % names(party.guests))
+        party.arrive_all()
+        if head.trouble:
+            raise SkyqError(head.trouble)
+        if not _is_head(head, self.name):
+            raise SkyqError("%s is no longer the head of cluster '%s'." % (head.name, self.name))
+        self._settle_head()
+        head.facts = head.ask("facts", devices=False)
+        self.launchers[head.facts["token"]] = head.launcher
+        party.arrive_through(head)
+        self._turn_away_claimed()
+        self._turn_away_twins()
+        self._settle_workers()
+        self._introduce(more=True)
+        known = {host.ip for host in remote.workers}
+        new = [g.host for g in party.present if g is not head and g.name not in known]
+        behind = dict.fromkeys([*remote.behind, *self._behind()])
+        remote = remote._replace(workers=(*remote.workers, *new), behind=tuple(behind))
+        return self._hand_over(remote, self._places()[1:])
 
     # Who is it to be?
 
@@ -112,7 +145,7 @@ class _Making:
                 return
             self.party.tell(why_not)
             reasons.append(why_not)
-        raise SkyqError("No host of pool '%s' can be the head:\n%s" % (self.pool.name, "\n".join(reasons)))
+        raise SkyqError("No host of pool '%s' can be the head:\n%s" % (self.pool, "\n".join(reasons)))
 
     def _why_no_head(self, guest: Guest) -> str:
         """Why a free host can't be the head, though it may be a worker; "" if it can."""
@@ -146,6 +179,17 @@ class _Making:
             if claim and not guest.is_of(self.name):
                 guest.refuse(HostClaimed(guest.whose()))
 
+    def _turn_away_twins(self) -> None:
+        """One machine under two names would have its devices given twice."""
+        seen: dict[str, str] = {}
+        for guest in sorted(self.party.present, key=lambda guest: guest is not self.head):
+            machine = str(guest.found.get("machine") or guest.name)
+            other = seen.get(machine) or guest.other_name(self.name, self.state["nodes"])
+            if other:
+                guest.refuse(SkyqError("%s: it is the same machine as %s." % (guest.name, other)))
+            else:
+                seen[machine] = guest.name
+
     # What becomes of it.
 
     def _settle_head(self) -> None:
@@ -154,7 +198,7 @@ class _Making:
             self.party.tell("%s is the head: sending skyq there" % head.name)
         try:
             self.party.become(head, as_head=True)
-            self.state = head.ask("found", cluster=self.name, pool=self.pool.name)
+            self.state = head.ask("found", cluster=self.name, pool=self.pool)
             if self.state["nodes"]:
                 return
             self._claim(head, self.state["state_dir"])
@@ -200,7 +244,8 @@ class _Making:
 
     def _claim(self, guest: Guest, state_dir: str) -> None:
         head = self.state["hostname"]
-        guest.ask("claim", cluster=self.name, id=self.state["id"], head=head, state_dir=state_dir)
+        about = {"id": self.state["id"], "head": head, "state_dir": state_dir}
+        guest.ask("claim", cluster=self.name, node=guest.name, **about)
 
     def _open_home(self, guest: Guest) -> None:
         """The launcher, and the line that lets the head start it."""
@@ -221,16 +266,17 @@ class _Making:
             guest.step_back(self.name, self.state["id"])
             raise SkyqError(guest.named(error)) from None
 
-    def _introduce(self) -> None:
-        """Let the head meet the workers; whom it can't reach isn't taken."""
+    def _introduce(self, more: bool = False) -> None:
+        """Let the head meet the workers; whom it can't reach isn't taken. `more`: it has others already."""
         head = self.head
         workers = [guest for guest in self.party.present if guest is not head]
         if workers:
             self.party.tell("%s meets its workers" % head.name)
-        about = {**head.as_node(), "address": head.seen_at[0] if head.seen_at else ""}
-        met = head.ask(
-            "join", cluster=self.name, head=about, workers=[guest.as_worker() for guest in workers]
+        told = (
+            {} if more else {"head": {**head.as_node(), "address": head.seen_at[0] if head.seen_at else ""}}
         )
+        workers_told = [guest.as_worker() for guest in workers]
+        met = head.ask("enlist" if more else "join", cluster=self.name, workers=workers_told, **told)
         for guest in workers:
             why = met["met"].get(guest.name, "")
             if why:
@@ -238,21 +284,28 @@ class _Making:
                 guest.refuse(SkyqError("%s: %s" % (guest.name, why)))
 
     def _made(self) -> Made:
+        places = self._places()
+        workers = [guest.host for guest in self.party.present if guest is not self.head]
+        launcher = self.launchers[self.head.facts["token"]]
+        version = max(__version__, self.head.version_there(), key=order)
+        return self._hand_over(self._remote(workers, launcher, version), places)
+
+    def _places(self) -> tuple[Place, ...]:
         places = []
         for guest in self.party.guests:
             role = "" if guest.trouble else "head" if guest is self.head else "worker"
             places.append(Place(guest.name, role, guest.bare_trouble or guest.in_words()))
-        workers = [guest.host for guest in self.party.present if guest is not self.head]
-        launcher = self.launchers[self.head.facts["token"]]
-        version = max(__version__, self.head.version_there(), key=order)
-        return self._hand_over(self._remote(workers, launcher, version), tuple(places))
+        return tuple(places)
 
     def _remote(self, workers: Sequence[Host], launcher: str, version: str) -> Remote:
         state, head = self.state, self.head.host
         return Remote(
-            *(self.name, state["id"], self.pool.name, head, tuple(workers)),
-            *(launcher, state["state_dir"], version),
+            *(self.name, state["id"], self.pool, head, tuple(workers)),
+            *(launcher, state["state_dir"], version, self._behind()),
         )
+
+    def _behind(self) -> tuple[str, ...]:
+        return tuple(guest.name for guest in self.party.present if guest.through_head)
 
     def _hand_over(self, remote: Remote, places: tuple[Place, ...]) -> Made:
         """Keep the connection to the head, and no other."""

@@ -55,6 +55,11 @@ class Guest:
         words = str(self.found.get("ssh", "")).split()
         return (words[2], int(words[3])) if len(words) == 4 and words[3].isdigit() else None
 
+    def other_name(self, cluster: str, nodes: Sequence[str]) -> str:
+        """By which this machine is a node of that cluster already; "": it isn't."""
+        name = str(self.claim.get("node") or "")
+        return name if self.is_of(cluster) and name != self.name and name in nodes else ""
+
     def ask(self, what: str, **more: object) -> Facts:
         """Have it do something. Raises SkyqError."""
         assert self.landing
@@ -162,6 +167,6 @@ class Guest:
     def step_back(self, cluster: str, cluster_id: str, unmade: bool = False) -> None:
         """It isn't taken after all: nobody else shall find it claimed."""
         try:
-            self.ask("leave", cluster=cluster, id=cluster_id, unmade=unmade)
+            self.ask("leave", cluster=cluster, id=cluster_id, node=self.name, stays=True, unmade=unmade)
         except SkyqError:
             pass  # the trouble that it is told for came first

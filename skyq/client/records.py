@@ -29,6 +29,8 @@ class Remote(NamedTuple):
     """Where its queue is on the head."""
     version: str
     """Of the skyq there, as far as known."""
+    behind: tuple[str, ...] = ()
+    """The workers that are reached through the head."""
 
     @property
     def hosts(self) -> tuple[Host, ...]:
@@ -50,6 +52,7 @@ def read(home: Home, name: str) -> Remote | None:
             str(found["launcher"]),
             str(found["state_dir"]),
             str(found["version"]),
+            tuple(map(str, found.get("behind", ()))),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None

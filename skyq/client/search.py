@@ -4,10 +4,11 @@ inventory, made, upgraded, and freed when they end.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from skyq import __version__
 from skyq.client import contact, records
+from skyq.client.contact import Place
 from skyq.client.guest import Guest
 from skyq.client.heads import Client, Unknown, Way, older
 from skyq.client.party import Party
@@ -63,7 +64,7 @@ def upgrade(client: Client, remote: Remote) -> Remote:
     client.tell("Cluster %s has skyq %s: sending it %s" % (remote.name, remote.version, __version__))
     party = _party(client, remote.hosts)
     try:
-        launcher, behind = _renew(party)
+        launcher, behind = _renew(party, remote.name, lambda names: hosts_named(client, remote, names))
     finally:
         party.close()
     for trouble in behind:
@@ -73,7 +74,7 @@ def upgrade(client: Client, remote: Remote) -> Remote:
     return remote
 
 
-def _renew(party: Party) -> tuple[str, list[str]]:
+def _renew(party: Party, cluster: str, named: Callable[[list[str]], list[Host]]) -> tuple[str, list[str]]:
     """Have this version everywhere. Returns the head's launcher, and what could not be done.
 
     Raises SkyqError when the head can't have it.
@@ -95,8 +96,76 @@ def _renew(party: Party) -> tuple[str, list[str]]:
             raise SkyqError(guest.named(error)) from None
 
     renew(head)
+    _invite_unknown(party, head.ask("nodes", cluster=cluster)["nodes"], named)
     party.each(renew, [guest for guest in party.present if guest is not head])
     return next(iter(homes.values())), [guest.trouble for guest in party.guests if guest.trouble]
+
+
+def _invite_unknown(party: Party, names: list[str], named: Callable[[list[str]], list[Host]]) -> None:
+    """Nodes that another machine has added."""
+    known = {guest.name for guest in party.guests}
+    new = [Guest(host) for host in named([name for name in names if name not in known])]
+    party.guests += new
+    party.each(party.arrive, new)
+    party.arrive_through(party.guests[0])
+
+
+def hosts_named(client: Client, remote: Remote | None, names: Iterable[str]) -> list[Host]:
+    """Nodes by their names, as the cluster's record knows them, or the inventory, or neither."""
+    found = {host.ip: host for host in _hosts_of(client.pools(), remote.pool if remote else "")}
+    found.update({host.ip: host for host in (remote.hosts if remote else ())})
+    return [found.get(name, Host(name)) for name in names]
+
+
+def way(client: Client, name: str, node: str | None) -> tuple[Host, Host | None]:
+    """(the node, the head where it is reached through that). Raises SkyqError."""
+    remote = records.read(client.home, name)
+    if remote is None:
+        remote, session = find(client, name)
+        session.close()
+    if node in (None, "head", remote.head.ip):
+        return remote.head, None
+    known = [host.ip for host in remote.workers]
+    if node not in known:
+        in_pools = {host.ip for host in _hosts_of(client.pools(), remote.pool)}
+        if node not in in_pools:
+            names = ", ".join([remote.head.ip, *known])
+            raise SkyqError("Cluster %s has no node '%s'. It has %s." % (name, node, names))
+    host = hosts_named(client, remote, [str(node)])[0]
+    return host, remote.head if node in remote.behind else None
+
+
+# Growing and shrinking.
+
+
+def add(client: Client, name: str, words: Sequence[str]) -> tuple[Place, ...]:
+    """Have hosts be nodes of a cluster, too, or look again at those that are. None named: all free ones of
+    its pool. Returns what became of each. Raises SkyqError.
+    """
+    remote, session = find(client, name) if records.read(client.home, name) is None else _known(client, name)
+    session.close()
+    pool = client.pools().get(remote.pool)
+    if words:
+        hosts = hosts_named(client, remote, dict.fromkeys(words))
+    elif pool:
+        hosts = [host for host in pool.hosts if host.ip not in {each.ip for each in remote.hosts}]
+    else:
+        raise SkyqError("Cluster '%s' has no pool here: name the hosts. skyq add %s HOST..." % (name, name))
+    if not hosts:
+        raise SkyqError("All hosts of pool '%s' are nodes of cluster '%s' already." % (remote.pool, name))
+    party = _party(client, [remote.head, *(host for host in hosts if host.ip != remote.head.ip)])
+    made = contact.add(remote, party)
+    made.session.close()
+    records.write(client.home, made.remote)
+    return made.places
+
+
+def _known(client: Client, name: str) -> Way:
+    remote = records.read(client.home, name)
+    assert remote
+    if older(remote.version):
+        remote = upgrade(client, remote)
+    return remote, client.dial(remote.head, None)
 
 
 # By the claims of the hosts.
@@ -147,14 +216,19 @@ def _no_cluster(name: str, more: str) -> str:
 # The end.
 
 
-def end(client: Client, name: str) -> list[str]:
-    """Free the hosts of a cluster whose queue has been ended, and forget it. Returns what wasn't done."""
+def end(client: Client, name: str, nodes: Sequence[str]) -> list[str]:
+    """Free the hosts of a cluster whose queue has been ended, and forget it. Returns what wasn't done.
+
+    `nodes`: the names of its nodes, as far as its head has told.
+    """
     remote = records.read(client.home, name)
-    known = {host.ip for host in remote.hosts} if remote else set()
+    hosts = {host.ip: host for host in (remote.hosts if remote else ())}
+    hosts.update({host.ip: host for host in hosts_named(client, remote, nodes) if host.ip not in hosts})
+    known = set(hosts)
     pools = client.pools()
     # Another machine may have made the cluster anew since, of other hosts.
     others = pools[name].hosts if name in pools else () if remote else _hosts_of(pools, name)
-    party = _party(client, [*(remote.hosts if remote else ()), *(h for h in others if h.ip not in known)])
+    party = _party(client, [*hosts.values(), *(host for host in others if host.ip not in known)])
     try:
         party.arrive_all(to_send=False)
         head = party.guests[0]
@@ -169,17 +243,39 @@ def end(client: Client, name: str) -> list[str]:
     return left
 
 
-def _free(party: Party, guests: Sequence[Guest], cluster: str, cluster_id: str) -> None:
+def free(client: Client, name: str, nodes: Sequence[str]) -> list[str]:
+    """Free hosts that are nodes of a cluster no more. Returns what wasn't done."""
+    remote = records.read(client.home, name)
+    if remote is None:
+        return []
+    party = _party(client, [remote.head, *hosts_named(client, remote, nodes)])
+    try:
+        party.arrive_all(to_send=False)
+        if not party.guests[0].trouble:
+            party.arrive_through(party.guests[0])
+        leavers = party.guests[1:]
+        _free(party, [guest for guest in leavers if not guest.trouble], name, remote.id, stays=True)
+        left = [guest.trouble for guest in leavers if guest.trouble]
+    finally:
+        party.close()
+    workers = tuple(host for host in remote.workers if host.ip not in nodes)
+    records.write(client.home, remote._replace(workers=workers))
+    return left
+
+
+def _free(party: Party, guests: Sequence[Guest], cluster: str, cluster_id: str, stays: bool = False) -> None:
     """End the hosts' part in a cluster; those where that can't be done have trouble.
 
-    `cluster_id`: of what isn't claimed any more.
+    `cluster_id`: of what isn't claimed any more. `stays`: the cluster goes on without them.
     """
 
     def part(guest: Guest) -> None:
         its_id = guest.claim["id"] if guest.is_of(cluster) else cluster_id
+        is_head = guest is party.guests[0]
+        about = {"id": its_id, "node": guest.name, "stays": stays, "head": is_head}
         try:
             party.become(guest, as_head=False, build=guest.newer_build("0"))
-            guest.ask("leave", cluster=cluster, id=its_id, end=True, head=guest is party.guests[0])
+            guest.ask("leave", cluster=cluster, end=True, **about)
         except SkyqError as error:
             raise SkyqError(guest.named(error)) from None
 

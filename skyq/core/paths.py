@@ -45,6 +45,10 @@ class Home(NamedTuple):
         """Lock files: so many handshakes with one host are in flight at most."""
         return os.path.join(self.root, "handshakes")
 
+    def members(self, cluster_id: str) -> str:
+        """A folder with a file per node of that cluster whose home this is: it may be that of several."""
+        return os.path.join(self.root, "members", cluster_id)
+
     @property
     def token(self) -> str:
         """A word that tells whether two machines have one home."""
@@ -169,7 +173,7 @@ def host_word(index: int) -> str:
 def step_log(job_logs: str, step: str, single: bool, host: str = "head") -> str:
     """The raw log of one step under a job's log folder: SkyPilot's names. `host`: host_word() of its node.
 
-    tasks/run.log and tasks/setup.log on a cluster of one node; tasks/RANK-HOST.log and
+    tasks/run.log and tasks/setup.log on a cluster of one node (`single`); tasks/RANK-HOST.log and
     tasks/setup-HOST.log on a larger one.
     """
     kind, _, number = step.partition("-")

@@ -1,11 +1,11 @@
-"""Times in words, as SkyPilot's users know them. Pure: the caller brings the seconds.
+"""Times in words, as SkyPilot's users know them, and ids. Pure: the caller brings the seconds.
 
 A negative time (a clock was set back) reads like no time at all.
 """
 
 from __future__ import annotations
 
-from typing import List, Tuple
+from typing import List, Sequence, Tuple
 
 MINUTE = 60
 HOUR = 60 * MINUTE
@@ -13,6 +13,7 @@ DAY = 24 * HOUR
 WEEK = 7 * DAY
 
 _CLOCK = ((DAY, HOUR, "h"), (HOUR, MINUTE, "m"), (MINUTE, 1, "s"))
+_MANY = 8  # ids
 _CAP = 1e12
 """Keeps infinity out of int()."""
 
@@ -49,6 +50,14 @@ def _rounded(days: int) -> str:
 
 def _count(number: int, unit: str) -> str:
     return "%d %s%s ago" % (number, unit, "" if number == 1 else "s")
+
+
+def jobs_text(ids: Sequence[int]) -> str:
+    """ "job 3", "jobs 3, 5, 6", or only the first ones of many."""
+    shown = ", ".join(map(str, ids[:_MANY])) + (
+        " and %d more" % (len(ids) - _MANY) if len(ids) > _MANY else ""
+    )
+    return "job%s %s" % ("" if len(ids) == 1 else "s", shown)
 
 
 def duration(seconds: float) -> str:

@@ -150,10 +150,12 @@ class Board:
         for job_id in sorted(self.may_return):
             self._lose(self.jobs[job_id], node, Phase(GONE, UNKNOWN, why=why, unstarted=True))
 
-    def lose(self, node: str, why: str) -> None:
-        """What it ran together with others is lost: the rest ends. What it ran alone waits for it."""
+    def lose(self, node: str, why: str, alone: bool = False) -> None:
+        """What it ran together with others is lost: the rest ends. What it ran alone waits for it, but for
+        `alone`.
+        """
         for job in list(self.jobs.values()):
-            if job.state in states.ACTIVE and set(self._nodes_now(job)) - {node}:
+            if job.state in states.ACTIVE and (alone or set(self._nodes_now(job)) - {node}):
                 self._lose(job, node, Phase(GONE, UNKNOWN, why=why))
 
     def _nodes_now(self, job: Job) -> List[str]:

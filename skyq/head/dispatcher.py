@@ -22,8 +22,9 @@ from skyq.head import courier, specs, wake
 from skyq.head.board import Board
 from skyq.head.couriers import Argv, Couriers
 from skyq.head.fleet import Connect, Fleet
-from skyq.head.head import CLOSING
+from skyq.head.head import CLOSING, alone_until
 from skyq.head.links import Key, Link
+from skyq.head.nodes import abandoned
 from skyq.head.pulls import Pulls, Source
 from skyq.head.tick import Acts, tick
 from skyq.store.lock import tick_lock
@@ -91,6 +92,7 @@ class Dispatcher:
         self.fleet = Fleet(cluster, where, connect)
         self.fleet.unwanted = self._unwanted
         self.door = _listen(where)
+        self.alone_until = 0
         self.lost_after = float(self.store.get("lost_after") or LOST_AFTER)
         self.tick_at = 0.0
         """When the next tick is due; monotonic."""
@@ -154,7 +156,7 @@ class Dispatcher:
         return Source(job.id, job.uuid, job.attempt, step, node, path, remote, ranks)
 
     def _facts(self) -> specs.Cluster:
-        return specs.Cluster(self.cluster, self.where, self.board.nodes)
+        return specs.Cluster(self.cluster, self.where, self.board.nodes, self.alone_until)
 
     def _see_to_cron(self, now: float) -> None:
         """What lasts longer than a moment shall go on after a reboot."""
@@ -181,6 +183,8 @@ class Dispatcher:
         for fd in ready.intersection(self.couriers.filenos()):
             self._see_courier(fd)
         for fd, link in connected.items():
+            if self.fleet.links.get(link.node.name) is not link:
+                continue  # a knock told that its node has left
             if link.wants_to_write():
                 link.flush()
             if fd in ready and link.fileno() == fd:
@@ -270,6 +274,10 @@ class Dispatcher:
     def _read_nodes(self) -> None:
         self.fleet.read(self.store)
         self.board.nodes = self.fleet.nodes
+        self.alone_until = alone_until(self.store)
+        self.pulls.give_up(self.fleet.nodes)
+        for name in abandoned(self.store):
+            self.board.lose(name, "node %s was removed while it was unreachable" % name, alone=True)
 
     # The tick.
 

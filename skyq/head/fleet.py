@@ -40,13 +40,25 @@ class Fleet:
         self.nodes = {node.name: node for node in store.nodes()}
         since = json.loads(store.get("since") or "{}")
         claim = {**self._claim, "id": store.get("cluster_id")}
+        self._part()
         for node in self.nodes.values():
-            if node.name not in self.links:
+            if node.name in self.links:
+                self.links[node.name].node = node
+            else:
                 # A worker sees no folder of the head's: its claim must not look like a deleted queue's.
                 its = {**claim, "state_dir": ""} if node.reach else claim
                 link = Link(node, its, self._connect, since.get(node.name, ""))
                 link.unwanted = self.unwanted
                 self.links[node.name] = link
+
+    def _part(self) -> None:
+        """From nodes that are no longer of the cluster, or are reached otherwise now."""
+        for name, link in list(self.links.items()):
+            node = self.nodes.get(name)
+            if node is None or node.reach != link.node.reach:
+                link.close(release=node is None)
+                del self.links[name]
+                self._paused.pop(name, None)
 
     @property
     def has_workers(self) -> bool:
@@ -65,7 +77,7 @@ class Fleet:
         """The nodes, each with why nothing may start on it now."""
         self._paused = {name: entry for name, entry in self._paused.items() if entry[0] > now}
         nodes = self.nodes.values()
-        return tuple(n._replace(unusable=why) if (why := self._trouble(n)) else n for n in nodes)
+        return tuple(n._replace(unusable=n.unusable or self._trouble(n)) for n in nodes)
 
     def down(self, name: str, now: float) -> float:
         """For how many seconds a node has been unreachable; 0.0: it isn't."""
@@ -96,8 +108,8 @@ class Fleet:
         return json.dumps({name: why for name, why in found.items() if why != CONNECTING or self.has_workers})
 
     def _trouble(self, node: Node) -> str:
-        if node.unusable or node.name not in self._paused:
-            return node.unusable or self.links[node.name].trouble
+        if node.name not in self._paused:
+            return self.links[node.name].trouble
         return "unable to start jobs: " + self._paused[node.name][1]
 
     def close(self, release: bool) -> None:

@@ -54,12 +54,20 @@ def begin(cluster: str, pool: str) -> Message:
     _take_turn(where, cluster)
     head = Head(where, cluster)
     key = _public_key(where)
-    names = [node.name for node in head.store.nodes()]
-    if not names:
+    known = [node.name for node in head.store.nodes()]
+    if not known:
         with head.store.transaction():
             head.store.set("pool", pool)
     cluster_id = head.store.get("cluster_id")
-    return {"id": cluster_id, "key": key, "state_dir": where.root, "nodes": names, "hostname": _hostname()}
+    return {"id": cluster_id, "key": key, "state_dir": where.root, "nodes": known, "hostname": _hostname()}
+
+
+def names(cluster: str) -> List[str]:
+    """Of the nodes that a cluster has whose head is here; none where there is no such cluster."""
+    where = state_home().cluster(cluster)
+    return (
+        [node.name for node in Head(where, cluster).store.nodes()] if os.path.exists(where.database) else []
+    )
 
 
 def discard(cluster: str) -> None:
@@ -106,7 +114,7 @@ def join(cluster: str, head: Message, workers: List[Message]) -> Dict[str, str]:
     addresses to try as [host, port].
     """
     where = own_state().cluster(cluster)
-    _pin(where, workers)
+    _pin(where, workers, anew=True)
     met = _meet(where, [_Worker(each) for each in workers])
     nodes = [_node(head, 0, head["ip"] or _own_address(met) or head["address"] or "127.0.0.1", None)]
     for each in met:
@@ -119,19 +127,45 @@ def join(cluster: str, head: Message, workers: List[Message]) -> Dict[str, str]:
     return {each.name: each.trouble for each in met}
 
 
+def enlist(cluster: str, workers: List[Message]) -> Dict[str, str]:
+    """Take in more workers, while jobs run; as join(). A node that was there before keeps its place."""
+    where = own_state().cluster(cluster)
+    _pin(where, workers, anew=False)
+    met = _meet(where, [_Worker(each) for each in workers])
+    head = Head(where, cluster)
+    with head.store.transaction():
+        head.note_growth()
+        known = {node.name: node for node in head.store.nodes(former=True)}
+        for each in met:
+            if not each.trouble:
+                old = known.get(each.name)
+                index = old.index if old else len(known)
+                reach = Reach(*each.at, each.about["user"])
+                node = _node(each.about, index, each.about["ip"] or _address(*each.at), reach)
+                known[node.name] = node._replace(unusable=old.unusable if old else "")
+                head.store.put_nodes([known[node.name]])
+    head.wake()
+    return {each.name: each.trouble for each in met}
+
+
 def _node(about: Message, index: int, ip: str, reach: Optional[Reach]) -> Node:
     devices = tuple(Device(*fields) for fields in about["devices"])
     return Node(about["name"], index, devices, about["cpus"], about["memory"], "", ip, reach)
 
 
-def _pin(where: ClusterDir, workers: List[Message]) -> None:
-    """Trust the host keys that the client has seen, and no others."""
-    lines = [
-        "%s %s\n" % (host if port == SSH_PORT else "[%s]:%d" % (host, port), key)
+def _pin(where: ClusterDir, workers: List[Message], anew: bool) -> None:
+    """Trust the host keys that the client has seen, and, if `anew`, no others."""
+    keys = [
+        (host if port == SSH_PORT else "[%s]:%d" % (host, port), key)
         for worker in workers
         for host, port in worker["at"]
         for key in worker["host_keys"]
     ]
+    lines = ["%s %s\n" % pair for pair in keys]
+    if not anew and os.path.exists(where.known_hosts):
+        seen = {host for host, _ in keys}
+        with open(where.known_hosts) as file:
+            lines = [line for line in file if line.partition(" ")[0] not in seen] + lines
     make_private(os.path.dirname(where.known_hosts))
     aside = "%s.%d" % (where.known_hosts, os.getpid())
     with open(aside, "w") as file:

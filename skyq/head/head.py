@@ -23,6 +23,9 @@ from skyq.store.store import NewJob, Store
 
 CLOSING = "closing"
 """The setting that refuses submits while the cluster is being removed."""
+ALONE_UNTIL = "alone_until"
+"""The setting that has the id of the last job from before a cluster of one node grew."""
+NO_END = 1 << 62
 _CLOSED = (
     "Cluster '%s' is being removed by `skyq down`: it takes no jobs. Submit again when that has ended.\n"
     "If it was interrupted, type it again: `skyq down %s` goes on, or takes it back if you answer no."
@@ -116,7 +119,7 @@ class Head:
         self.wake()
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
-            if wake.knock(self.where) and CONNECTING not in self._trouble().values():
+            if wake.knock(self.where) and CONNECTING not in self.trouble().values():
                 return
             time.sleep(0.02)
 
@@ -136,10 +139,19 @@ class Head:
 
     def nodes(self) -> Sequence[Node]:
         """In cluster order, each with what the dispatcher knows to be wrong with it."""
-        trouble = self._trouble()
-        return [n._replace(unusable=n.unusable or trouble.get(n.name, "")) for n in self.store.nodes()]
+        trouble = self.trouble()
+        found = []
+        for node in self.store.nodes():
+            whys = [why for why in (node.unusable, trouble.get(node.name)) if why]
+            found.append(node._replace(unusable="; ".join(whys)))
+        return found
 
-    def _trouble(self) -> Dict[str, str]:
+    def all_nodes(self) -> Sequence[Node]:
+        """Also those that were removed: old jobs ran there."""
+        return self.store.nodes(former=True)
+
+    def trouble(self) -> Dict[str, str]:
+        """Node → why the dispatcher can't use it now."""
         found: Dict[str, str] = json.loads(self.store.get("trouble") or "{}")
         return found
 
@@ -158,7 +170,7 @@ class Head:
 
     def _node_troubles(self, jobs: Sequence[Job]) -> Dict[int, str]:
         """Which of the active jobs' nodes can't be reached now: what is shown of those jobs may be old."""
-        bad = {name: why for name, why in self._trouble().items() if why.startswith(UNREACHABLE)}
+        bad = {name: why for name, why in self.trouble().items() if why.startswith(UNREACHABLE)}
         found: Dict[int, str] = {}
         for job in jobs if bad else ():
             if job.state in states.ACTIVE:
@@ -191,15 +203,19 @@ class Head:
 
     def step_logs(self, job: Job) -> Dict[str, str]:
         """Step → path of its raw log, in the order of display; the files may not be there yet."""
-        nodes = {node.name: node for node in self.store.nodes()}
+        nodes = {node.name: node for node in self.store.nodes(former=True)}
         found = {}
         for name in specs.setup_nodes(job):
             if name in nodes:
                 found["setup-%d" % nodes[name].index] = nodes[name].index
         for grant in job.grants:
             found["run-%d" % grant.rank] = nodes[grant.node].index if grant.node in nodes else 0
-        single, folder = len(nodes) == 1, self.log_folder(job)
+        single, folder = specs.single(job, self.alone_until(), nodes), self.log_folder(job)
         return {step: step_log(folder, step, single, host_word(index)) for step, index in found.items()}
+
+    def alone_until(self) -> int:
+        """See specs.Cluster."""
+        return alone_until(self.store)
 
     def logs_owed(self, job: Job) -> bool:
         """Whether a part of an ended job's logs is still on its way here."""
@@ -219,6 +235,14 @@ class Head:
     def is_closed(self) -> bool:
         """Whether submits are refused."""
         return bool(self.store.get(CLOSING))
+
+    def note_growth(self) -> None:
+        """A cluster is about to have more nodes: remember which jobs' logs are named as on one of a single
+        node. Within a transaction.
+        """
+        if len(self.store.nodes(former=True)) == 1:
+            newest = self.store.latest()
+            self.store.set(ALONE_UNTIL, str(newest.id if newest else 0))
 
     def cancel(self, ids: Sequence[int], by: str) -> List[int]:
         """Ask for the end of these jobs; returns those that it concerns, highest first.
@@ -241,6 +265,11 @@ class Head:
         if concerned:
             self.look()
         return concerned
+
+
+def alone_until(store: Store) -> int:
+    """See specs.Cluster."""
+    return NO_END if len(store.nodes(former=True)) == 1 else int(store.get(ALONE_UNTIL) or 0)
 
 
 def _grant_text(grant: Grant) -> str:

@@ -8,7 +8,7 @@ step, offset, length. What it doesn't name is in the raw files all the same.
 from __future__ import annotations
 
 import os
-from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Callable, Collection, Dict, List, NamedTuple, Optional, Tuple
 
 from skyq.core.paths import run_index
 from skyq.core.protocol import Message
@@ -131,6 +131,11 @@ class Pulls:
         for name in self._owed:
             if self._pulls[name].source.node == node:
                 self._owed[name] = False
+
+    def give_up(self, nodes: Collection[str]) -> None:
+        """Logs of ended jobs on any but these nodes won't come."""
+        for name in [name for name in self._owed if self._pulls[name].source.node not in nodes]:
+            del self._pulls[name], self._owed[name]
 
     def paid(self) -> List[Source]:
         """Those that are here as a whole now, for the store to forget. They are dropped."""

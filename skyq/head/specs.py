@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from contextlib import contextmanager
-from typing import Dict, Iterator, List, NamedTuple, Sequence
+from typing import Dict, Iterator, List, Mapping, NamedTuple, Sequence
 
 from skyq.core import rankenv, states
 from skyq.core.errors import StoreError, UsageError
@@ -137,6 +137,14 @@ class Cluster(NamedTuple):
     where: ClusterDir
     nodes: Dict[str, Node]
     """In cluster order."""
+    alone_until: int
+    """The last job that was submitted while the cluster had only one node: see single()."""
+
+
+def single(job: Job, alone_until: int, nodes: Mapping[str, Node]) -> bool:
+    """Whether its logs have the names that they have on a cluster of one node."""
+    its = {*setup_nodes(job), *(grant.node for grant in job.grants)}
+    return job.id <= alone_until and all(name in nodes and nodes[name].index == 0 for name in its)
 
 
 def step_spec(cluster: Cluster, job: Job, step: str, spec: Message) -> Message:
@@ -180,6 +188,6 @@ def log_path(cluster: Cluster, job: Job, step: str) -> str:
     """Where the raw log of a step is, or comes to, on the head. Makes the folder for it."""
     node = cluster.nodes[node_of(job, step, cluster.nodes)]
     folder = cluster.where.job_logs(job.id, job.name or "")
-    path = step_log(folder, step, len(cluster.nodes) == 1, host_word(node.index))
+    path = step_log(folder, step, single(job, cluster.alone_until, cluster.nodes), host_word(node.index))
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     return path

@@ -21,7 +21,8 @@ from skyq.core.paths import ClaimDir
 _CAREFUL = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 Claim = Dict[str, Any]
-"""cluster, id (of the cluster's state directory), head, state_dir, boot, since; owner from the file."""
+"""cluster, id (of the cluster's state directory), head, state_dir, node (its name there), since; owner from
+the file."""
 
 
 def read(where: ClaimDir) -> Optional[Claim]:
@@ -65,6 +66,8 @@ def take(where: ClaimDir, claim: Claim) -> None:
         raise HostClaimed(why)
     found = read(where)
     if found is not None and found["id"] == claim["id"]:
+        if claim.get("node", "") not in ("", found.get("node")):
+            _rename(where, {**found, "node": claim["node"]})
         keep(where)
         return
     shims = _open_shims(where)
@@ -115,6 +118,16 @@ def _open_shims(where: ClaimDir) -> int:
         fd = os.open(where.shims, os.O_RDONLY | os.O_CREAT | _CAREFUL, 0o644)
         os.fchmod(fd, 0o644)  # whatever the umask is
         return fd
+
+
+def _rename(where: ClaimDir, claim: Claim) -> None:
+    """Its own claim says what the machine is called from now on."""
+    aside = "%s.%s" % (where.claim, os.urandom(4).hex())
+    fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _CAREFUL, 0o644)
+    with open(fd, "w", encoding="utf-8") as file:
+        os.fchmod(fd, 0o644)
+        json.dump({name: value for name, value in claim.items() if name != "uid"}, file)
+    os.rename(aside, where.claim)
 
 
 def _create(where: ClaimDir, claim: Claim) -> None:

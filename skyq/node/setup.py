@@ -53,6 +53,38 @@ def home_token(home: Home) -> str:
         return os.urandom(16).hex()
 
 
+def enroll(home: Home, cluster_id: str, node: str) -> None:
+    """The node has its home here. Raises OSError."""
+    folder = home.members(cluster_id)
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    with open(os.path.join(folder, _file_name(node)), "w"):
+        pass
+
+
+def sign_off(home: Home, cluster_id: str, node: str, end: bool) -> bool:
+    """It has it here no more; whether others of the cluster still have. `end`: of all of them."""
+    folder = home.members(cluster_id)
+    for name in _names(folder):
+        if end or name == _file_name(node):
+            _remove(os.path.join(folder, name))
+    others = bool(_names(folder))
+    for empty in () if others else (folder, os.path.dirname(folder)):
+        _remove(empty)
+    return others
+
+
+def _file_name(node: str) -> str:
+    return node.replace("/", "_")
+
+
+def _remove(path: str) -> None:
+    """A file, or an empty folder, if it is there."""
+    try:
+        os.rmdir(path) if os.path.isdir(path) else os.unlink(path)
+    except OSError:
+        pass
+
+
 def authorize(line: bytes) -> None:
     """Let a cluster's key in. Raises SkyqError."""
     _change_keys(lambda text: keylines.with_line(text, line))
@@ -122,10 +154,7 @@ def uninstall(home: Home, state: Home) -> None:
     for folder in (home.bin, home.app):
         shutil.rmtree(folder, ignore_errors=True)
     for name in (home.token, state.nodes, state.clusters, home.root):
-        try:
-            os.rmdir(name) if os.path.isdir(name) else os.unlink(name)
-        except OSError:
-            pass  # it isn't there, or holds something of the user's
+        _remove(name)  # but for what holds something of the user's
 
 
 def tidy(home: Home, in_use: str) -> None:

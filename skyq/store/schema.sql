@@ -12,7 +12,8 @@ CREATE TABLE nodes (
     memory   INTEGER NOT NULL,         -- MB
     devices  TEXT NOT NULL,            -- JSON: [[index, accelerator, uuid], ...]
     unusable TEXT NOT NULL DEFAULT '',
-    reach    TEXT NOT NULL DEFAULT ''  -- JSON: [host, port, user] for ssh; '': the head itself
+    reach    TEXT NOT NULL DEFAULT '', -- JSON: [host, port, user] for ssh; '': the head itself
+    removed  INTEGER NOT NULL DEFAULT 0 -- 1: no longer of the cluster; its index stays taken, old logs bear it
 ) WITHOUT ROWID;
 
 CREATE TABLE jobs (
@@ -94,4 +95,4 @@ CREATE TABLE owed_logs (
     PRIMARY KEY (job_id, step)
 ) WITHOUT ROWID;
 
-PRAGMA user_version = 2;
+PRAGMA user_version = 3;

@@ -17,7 +17,7 @@ from skyq.core import states
 from skyq.core.errors import StoreError
 from skyq.core.model import Device, Grant, Job, Node, Reach, Request
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 BUSY_TIMEOUT = 60.0  # seconds; a transaction lasts milliseconds, so whoever waits longer has a bug to report
 
 _COLUMNS = (
@@ -32,6 +32,7 @@ _UPGRADES = {
         "CREATE TABLE owed_logs (job_id INTEGER NOT NULL REFERENCES jobs (id), step TEXT NOT NULL, "
         "node TEXT NOT NULL, attempt INTEGER NOT NULL, PRIMARY KEY (job_id, step)) WITHOUT ROWID",
     ),
+    2: ("ALTER TABLE nodes ADD COLUMN removed INTEGER NOT NULL DEFAULT 0",),
 }
 """What takes a database from a version to the next one. Additive only."""
 _UNFINISHED = "state IN ('PENDING', 'SETTING_UP', 'RUNNING')"
@@ -256,11 +257,13 @@ class Store:
 
     # Nodes and settings.
 
-    def nodes(self) -> Tuple[Node, ...]:
-        """In cluster order."""
+    def nodes(self, former: bool = False) -> Tuple[Node, ...]:
+        """In cluster order. `former`: also those that were removed."""
         with _told(self.path):
             rows = self._db.execute(
-                "SELECT name, idx, devices, cpus, memory, unusable, ip, reach FROM nodes ORDER BY idx"
+                "SELECT name, idx, devices, cpus, memory, unusable, ip, reach FROM nodes "
+                "WHERE removed <= ? ORDER BY idx",
+                (int(former),),
             ).fetchall()
         return tuple(
             Node(
@@ -273,8 +276,12 @@ class Store:
     def set_nodes(self, nodes: Iterable[Node]) -> None:
         """Replace them all. Within a transaction."""
         self._db.execute("DELETE FROM nodes")
+        self.put_nodes(nodes)
+
+    def put_nodes(self, nodes: Iterable[Node]) -> None:
+        """Add them, or replace those of their names. Within a transaction."""
         self._db.executemany(
-            "INSERT INTO nodes (name, idx, devices, cpus, memory, unusable, ip, reach) "
+            "INSERT OR REPLACE INTO nodes (name, idx, devices, cpus, memory, unusable, ip, reach) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             [
                 (
@@ -290,6 +297,15 @@ class Store:
                 for n in nodes
             ],
         )
+
+    def set_unusable(self, name: str, why: str) -> None:
+        """Why nothing new may start on a node; "": it may. Within a transaction."""
+        self._db.execute("UPDATE nodes SET unusable = ? WHERE name = ?", (why, name))
+
+    def remove_node(self, name: str) -> None:
+        """It is no longer of the cluster, and the rest of its logs won't come. Within a transaction."""
+        self._db.execute("UPDATE nodes SET removed = 1, unusable = '' WHERE name = ?", (name,))
+        self._db.execute("DELETE FROM owed_logs WHERE node = ?", (name,))
 
     def get(self, key: str) -> str:
         """A setting; "" when it isn't set."""

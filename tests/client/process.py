@@ -38,8 +38,11 @@ class Process:
     def write(self, data: bytes) -> None:
         assert self.process.stdin
         view = memoryview(data)
-        while view:
-            view = view[os.write(self.process.stdin.fileno(), view) :]
+        try:
+            while view:
+                view = view[os.write(self.process.stdin.fileno(), view) :]
+        except BrokenPipeError:
+            pass  # it has ended: read() tells
 
     def close(self) -> None:
         assert self.process.stdin and self.process.stdout

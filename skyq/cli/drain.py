@@ -1,0 +1,44 @@
+"""`skyq drain`: nothing new starts on a node; what runs there goes on."""
+
+from __future__ import annotations
+
+from skyq.cli import cluster
+from skyq.cli.nodewords import NODES, resolve
+from skyq.cli.parser import Parser
+from skyq.cli.user import user
+from skyq.core.words import jobs_text
+
+_EXAMPLES = """\
+  skyq drain lab node2
+  skyq drain lab 'node*' --reason 'new driver tonight'
+  skyq resume lab node2      jobs may start there again
+"""
+
+
+def parser() -> Parser:
+    """Its flags."""
+    about = "Start nothing new on nodes. What runs there goes on."
+    found = Parser("drain", "[OPTIONS] CLUSTER NODES...", about, _EXAMPLES)
+    found.add_argument("cluster", metavar="CLUSTER", help="its name")
+    found.add_argument("nodes", nargs="+", metavar="NODES", help=NODES)
+    found.add_argument("--reason", default="", metavar="TEXT", help="shown with the node, and by `why`")
+    return found
+
+
+def main(words: list[str]) -> int:
+    """Exit code 0."""
+    found = parser().read(words)
+    if not cluster.here(found.cluster):
+        from skyq.cli import remote
+
+        return remote.run(found.cluster, "drain", words)
+    from skyq.head import nodes
+
+    head = cluster.open_head(found.cluster)
+    chosen = resolve(head.store.nodes(), found.nodes, found.cluster)
+    nodes.drain(head, [node.name for node in chosen], user(), " ".join(found.reason.split())[:200])
+    for node in chosen:
+        ids = [job.id for job in nodes.users_of(head, node.name)]
+        still = " It still has %s." % jobs_text(ids) if ids else ""
+        print("%s is drained: nothing new starts there.%s" % (node.name, still))
+    return 0

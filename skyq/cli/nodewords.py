@@ -1,0 +1,26 @@
+"""Nodes as people give them: a name, `head` or `worker3` as the logs call them, or a pattern with * ? [ ]."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+
+from skyq.core.errors import SkyqError
+from skyq.core.model import Node
+from skyq.core.paths import host_word
+
+NODES = "names as `skyq status` prints them, or patterns"
+"""For a help page."""
+
+
+def resolve(nodes: Sequence[Node], words: Iterable[str], cluster: str) -> list[Node]:
+    """The nodes that the words mean, in cluster order. SkyqError for a word that means none."""
+    chosen: set[str] = set()
+    for word in words:
+        found = [node.name for node in nodes if word in (node.name, host_word(node.index))]
+        found = found or [node.name for node in nodes if fnmatchcase(node.name, word)]
+        if not found:
+            names = ", ".join(node.name for node in nodes)
+            raise SkyqError("Cluster %s has no node '%s'. It has %s." % (cluster, word, names))
+        chosen.update(found)
+    return [node for node in nodes if node.name in chosen]

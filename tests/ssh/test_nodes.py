@@ -1,0 +1,190 @@
+"""A cluster grows, shrinks, and spares a node, while jobs run."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+
+from tests.lab import Lab
+from tests.ssh.remote import Remote
+
+Make = Callable[..., Remote]
+
+LEAVINGS = "ls -A ~/.skyq; cat ~/.ssh/authorized_keys | grep skyq; ls /var/tmp/skyq-host.claim; true"
+
+
+def ids(text: str) -> list[str]:
+    """The hosts that answered, each on a line of its own behind a prefix."""
+    return sorted(re.findall(r"^\(.*\) (node\d)$", text, re.MULTILINE))
+
+
+def left_on(lab: Lab, node: str) -> str:
+    """What of skyq is there."""
+    done = lab.host(node).run(["sh", "-c", LEAVINGS])
+    return done.stdout
+
+
+def grown(make_cluster: Make, shared_home: bool = False) -> Remote:
+    """Made of node0 alone, with a pool of four."""
+    cluster = make_cluster(4, shared_home=shared_home).pool(nodes=["node0"])
+    cluster.ok("exec", "lab", "echo", "from the first days")
+    return cluster.pool()
+
+
+def test_a_cluster_grows_while_a_job_runs_and_waiting_jobs_use_the_new_nodes(make_cluster: Make) -> None:
+    cluster = grown(make_cluster)
+    gate = cluster.gate()
+    running = cluster.submit("--gpus", "H100:8", gate.wait + "; echo done")
+    waiting = cluster.submit("--gpus", "H100:8", "hostname")
+    cluster.until_waiting(gate, "node0")
+
+    told = cluster.ok("add", "lab", "node1")
+    assert re.search(r"^node1 +worker +8x H100", told.out, re.MULTILINE), str(told)
+    assert cluster.wait(waiting, "SUCCEEDED")["nodes"][0]["node"] == "node1"
+    assert cluster.job(running)["status"] == "RUNNING"
+    gate.open()
+    cluster.wait(running, "SUCCEEDED")
+
+    # The logs of jobs from before have other names than they would have now.
+    for job, text in ((1, "from the first days"), (running, "done")):
+        assert text in cluster.ok("logs", "lab", str(job), "--no-follow").out
+    cluster.ok("add", "lab")  # all of the pool
+    assert ids(cluster.ok("exec", "lab", "--num-nodes", "4", "hostname").out) == [
+        "node0",
+        "node1",
+        "node2",
+        "node3",
+    ]
+    twin = cluster.run("add", "lab", cluster.lab.node(1).address)
+    assert twin.code == 1 and "it is the same machine as node1" in twin.out, str(twin)
+
+
+def test_one_machine_under_two_names_is_taken_once(make_cluster: Make) -> None:
+    cluster = make_cluster(2)
+    hosts = ["node0", "node1", cluster.lab.node(1).address, cluster.lab.node(0).address]
+    cluster.file(".skyq/pools.yaml", json.dumps({"lab": {"hosts": hosts}}))
+    told = cluster.ok("exec", "lab", "--num-nodes", "2", "hostname")
+
+    assert len(re.findall("not taken +it is the same machine as node[01]", told.err)) == 2, str(told)
+    assert set(cluster.nodes()) == {"node0", "node1"}
+
+
+def test_a_drained_node_gets_nothing_new_until_it_is_resumed(cluster: Remote) -> None:
+    gate = cluster.gate()
+    there = cluster.submit("--gpus", "A100:1", gate.wait)
+    cluster.until_waiting(gate, "node1")
+    told = cluster.ok("drain", "lab", "node1", "--reason", "a new fan")
+    assert "It still has job %d." % there in told.out
+    waiting = cluster.submit("--gpus", "A100:1", "hostname")
+
+    assert "drained by ada since" in cluster.nodes()["node1"]["reason"]
+    why = cluster.ok("why", "lab", str(waiting)).out
+    assert "node1 is drained by ada" in why and "a new fan" in why, why
+    assert ids(cluster.ok("exec", "lab", "--num-nodes", "3", "hostname").out) == ["node0", "node2", "node3"]
+    gate.open()
+    cluster.wait(there, "SUCCEEDED")
+    assert cluster.job(waiting)["status"] == "PENDING"
+
+    cluster.ok("resume", "lab", "worker1")
+    assert cluster.wait(waiting, "SUCCEEDED")["nodes"][0]["node"] == "node1"
+    nobody = cluster.run("drain", "lab", "node7")
+    assert nobody.code == 1 and "has no node 'node7'. It has node0, node1, node2, node3." in nobody.err
+
+
+def test_setup_leaves_a_drained_node_out(cluster: Remote) -> None:
+    cluster.ok("drain", "lab", "node2")
+    task = cluster.file("setup.yaml", "setup: echo set up on $(hostname)\nrun: hostname\n")
+    told = cluster.ok("launch", "-c", "lab", task, "-y")
+
+    assert "Setup leaves out node2: drained by ada" in told.err, str(told)
+    assert sorted(re.findall(r"set up on (node\d)", told.out)) == ["node0", "node1", "node3"], str(told)
+    cluster.ok("resume", "lab", "node2")
+
+
+def test_a_node_is_removed_once_its_jobs_have_ended_and_keeps_nothing(make_cluster: Make) -> None:
+    cluster = make_cluster(3)
+    gate = cluster.gate()
+    gang = cluster.submit("--num-nodes", "3", gate.wait + "; hostname")
+    cluster.until_waiting(gate, "node2")
+    removing = cluster.start("remove", "lab", "node2")
+    assert removing.stdout.readline() == b"Waiting for job %d on node2.\n" % gang
+    gate.open()
+    out, err = removing.communicate(timeout=60)
+
+    assert (removing.returncode, out) == (0, b"node2 is no longer of cluster lab.\n"), err
+    assert "skyq" not in left_on(cluster.lab, "node2").replace("skyq-host.shims", "")
+    assert set(cluster.nodes()) == {"node0", "node1"}
+    assert cluster.wait(gang)["status"] == "SUCCEEDED"
+    log = cluster.ok("logs", "lab", str(gang), "--no-follow").out
+    assert re.search(r"^\(worker2, rank=2, pid=\d+, ip=\S+\) node2$", log, re.MULTILINE), log
+    assert ids(cluster.ok("exec", "lab", "--num-nodes", "2", "hostname").out) == ["node0", "node1"]
+    misfit = cluster.run("exec", "lab", "--num-nodes", "3", "hostname")
+    assert misfit.code == 1 and "do not match the existing cluster" in misfit.err
+    head = cluster.run("remove", "lab", "node0")
+    assert head.code == 1 and "node0 is the head of the cluster" in head.err, str(head)
+
+
+def test_a_dead_node_is_removed_by_force_and_what_it_ran_is_given_up(make_cluster: Make) -> None:
+    cluster = make_cluster(3)
+    gate = cluster.gate()
+    held = cluster.submit("--num-nodes", "1", "--gpus", "H100:8", gate.wait)
+    cluster.until_waiting(gate, "node0")
+    there = cluster.submit("--gpus", "H100:8", gate.wait)
+    cluster.until_waiting(gate, "node1")
+    cluster.lab.node(1).power_off()
+    cluster.until_unreachable("node1")
+    told = cluster.run("remove", "lab", "node1", "--force", "-y")
+
+    assert told.code == 1, str(told)
+    assert "node1 is no longer of cluster lab." in told.out and "node1 (" in told.err, str(told)
+    lost = cluster.wait(there, "FAILED_DRIVER")
+    assert lost["reason"] == "node node1 was removed while it was unreachable"
+    assert set(cluster.nodes()) == {"node0", "node2"}
+    gate.open()
+    cluster.wait(held, "SUCCEEDED")
+    cluster.lab.node(1).boot()
+    cluster.ok("add", "lab", "node1")
+    assert ids(cluster.ok("exec", "lab", "--num-nodes", "3", "hostname").out) == ["node0", "node1", "node2"]
+    cluster.ok("down", "lab", "-y", "-p")
+    assert "skyq" not in "".join(left_on(cluster.lab, node) for node in ("node0", "node1", "node2"))
+
+
+def test_removing_one_of_several_nodes_with_one_home_leaves_the_others_their_key(make_cluster: Make) -> None:
+    cluster = make_cluster(3, shared_home=True)
+    assert len(ids(cluster.ok("exec", "lab", "--num-nodes", "3", "hostname").out)) == 3
+    cluster.ok("remove", "lab", "node2")
+    cluster.kill_dispatcher()  # the next one must connect anew
+
+    assert ids(cluster.ok("exec", "lab", "--num-nodes", "2", "hostname").out) == ["node0", "node1"]
+
+
+def test_another_laptop_ends_a_cluster_with_nodes_that_it_has_never_heard_of(make_cluster: Make) -> None:
+    cluster = make_cluster(3, clients=2).pool(nodes=["node0", "node1"])
+    cluster.ok("exec", "lab", "true")
+    second = Remote(cluster.lab, "client2")
+    second.pool(nodes=["node0", "node1"]).ok("queue", "lab")
+    cluster.ok("add", "lab", "node2")
+    second.ok("down", "lab", "-y", "-p")
+
+    assert "skyq" not in "".join(left_on(cluster.lab, node) for node in ("node0", "node1", "node2"))
+
+
+def test_ssh_gives_a_shell_or_runs_one_command_on_a_node(make_cluster: Make) -> None:
+    cluster = make_cluster(3)
+    cluster.lab.cut("client", "node2")
+    cluster.ok("exec", "lab", "true")
+
+    assert cluster.ok("ssh", "lab", "node1", "--", "hostname; echo $((1 + 1))").out == "node1\n2\n"
+    assert cluster.ok("ssh", "lab", "--", "printf", "%s|", "a b", "c").out == "a b|c|"
+    assert cluster.ok("ssh", "lab", "node2", "--", "hostname").out == "node2\n"  # through the head
+    assert cluster.run("ssh", "lab", "node1", "--", "exit 7").code == 7
+    assert cluster.ok("ssh", "lab", "--", "hostname", at=cluster.head).out == "node0\n"
+    screen = cluster.terminal("ssh", "lab", "node1")
+    screen.expect("$")
+    screen.type("echo on $(hostname)\n")
+    screen.expect("on node1")
+    screen.type("exit\n")
+    assert screen.wait() == 0
+    unknown = cluster.run("ssh", "lab", "node9")
+    assert unknown.code == 1 and "has no node 'node9'. It has node0, node1, node2." in unknown.err
