@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from skyq.client.contact import Place
     from skyq.client.heads import Agent, Client
     from skyq.client.slices import Whole
+    from skyq.client.wanted import Wanted
     from skyq.core.host import Host, Pool
     from skyq.core.model import Node
     from skyq.head.head import Head
@@ -95,6 +96,13 @@ def _names(folder: str) -> list[str]:
         return []
 
 
+def has_record(name: str) -> bool:
+    """Whether this machine knows where the cluster's head is."""
+    from skyq.client import records
+
+    return here(name) or records.read(Home(home_root()), name) is not None
+
+
 def check_claim(head: Head) -> None:
     """Raise HostClaimed where this machine belongs to another queue."""
     from skyq.node import claim
@@ -112,16 +120,19 @@ def claim_dir() -> ClaimDir:
 # Elsewhere.
 
 
-def agent_stream(name: str, create: bool, accept_new: bool = False, quiet: bool = False) -> Agent:
+def agent_stream(
+    name: str, create: bool, accept_new: bool = False, quiet: bool = False, wanted: Wanted | None = None
+) -> Agent:
     """skyq's agent on the head of a cluster that isn't here: an open stream, which greets first.
 
-    With `create` the cluster is made from the pool of its name if it isn't there. `accept_new`: host keys
+    With `create` the cluster is made from the pool of its name, or of what is `wanted`, if it isn't there.
+    `accept_new`: host keys
     that nobody knows are pinned without a question. Raises SkyqError: heads.Unknown where there is no such
     cluster, heads.Gone (at the first read) where its head knows nothing of it any more, Unreachable.
     """
     from skyq.client import heads
 
-    return heads.open_agent(_client(accept_new, quiet), name, create)
+    return heads.open_agent(_client(accept_new, quiet), name, create, wanted)
 
 
 def way(name: str, node: str | None) -> tuple[Host, Host | None]:
@@ -153,7 +164,7 @@ def add_hosts(name: str, words: Sequence[str], accept_new: bool) -> int:
     from skyq.client import search
 
     places = search.add(_client(accept_new, quiet=False), name, words)
-    print(_table("Cluster " + name, places))
+    print(places_table("Cluster " + name, places))
     return sum(not place.role for place in places)
 
 
@@ -202,14 +213,15 @@ def _dim(line: str) -> str:
 
 
 def _shown(cluster: str, places: tuple[Place, ...]) -> str:
-    """What became of each host of the pool."""
+    """What became of each host that was asked."""
     taken = sum(bool(place.role) for place in places)
     title = "Cluster %s: %d of %d hosts" % (cluster, taken, len(places))
     more = "\nTo take in the others once that is mended: skyq add %s" % cluster
-    return _table(title, places) + (more if taken < len(places) else "")
+    return places_table(title, places) + (more if taken < len(places) else "")
 
 
-def _table(title: str, places: Sequence[Place]) -> str:
+def places_table(title: str, places: Sequence[Place]) -> str:
+    """The hosts that are taken, and those that aren't, with why."""
     from skyq.cli.render import table
 
     rows = [(place.name, place.role or "not taken", place.text.replace("\n", " ")) for place in places]
@@ -255,7 +267,8 @@ def _refresh_node(head: Head) -> None:
         return
     node = local_node(home)
     with head.store.transaction():
-        head.store.set_nodes([node])
+        drained = "".join(old.unusable for old in head.store.nodes())
+        head.store.set_nodes([node._replace(unusable=drained)])
         head.store.set("node_seen", text)
 
 

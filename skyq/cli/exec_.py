@@ -53,7 +53,12 @@ def main(words: list[str]) -> int:
     from skyq.cli.order import Order
     from skyq.cli.submit import give
 
-    return give(name, Order.of(task, found, launch=False), found.accept_new_host_keys)
+    wanted = None
+    if found.dryrun and name and not cluster.has_record(name):
+        from skyq.cli.making import all_of
+
+        wanted = all_of(name)
+    return give(name, Order.of(task, found, launch=False), found.accept_new_host_keys, wanted)
 
 
 def obey(words: list[str], order: dict[str, Any]) -> int:

@@ -1,11 +1,11 @@
-"""`skyq launch`: a task with its setup, on a cluster that is there."""
+"""`skyq launch`: a task with its setup, on a cluster that is there, or on one made for it."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
-from skyq.cli import cluster, taskargs
+from skyq.cli import taskargs
 from skyq.cli.parser import Parser, muted
 from skyq.core.model import Request, Task
 
@@ -13,6 +13,7 @@ _EXAMPLES = """\
   skyq launch -c local task.yaml            setup, then run; follow the log
   skyq launch -c local task.yaml -d -y      return once it is queued
   skyq launch -c local task.yaml --no-setup
+  skyq launch -c mine task.yaml --pool lab  of pool lab as many free hosts as the task needs
 """
 _NO_OBJECT = (
     "--clone-disk-from",
@@ -31,6 +32,7 @@ def parser() -> Parser:
     found = Parser("launch", "[OPTIONS] [ENTRYPOINT]...", "Run a task with its setup.", _EXAMPLES)
     taskargs.add_task_flags(found)
     found.add_argument("-y", "--yes", action="store_true", help="ask nothing")
+    found.add_argument("--pool", metavar="POOL", help="from which a new cluster takes its hosts")
     found.add_argument("--no-setup", action="store_true", help="skip the task's setup")
     found.add_argument(
         "-no-d", "--no-detach-run", dest="detach", action="store_false", help=argparse.SUPPRESS
@@ -46,7 +48,6 @@ def parser() -> Parser:
 def main(words: list[str]) -> int:
     """Exit code: 0, with -d once it is queued; else the job's, 0, 100 or 103."""
     found = parser().read(words)
-    name = found.cluster or cluster.LOCAL
     entry, quoted = taskargs.entrypoint(found)
     with muted(found.quiet):
         task = taskargs.read_task(found, entry, quoted, "launch") if entry else Task()
@@ -55,10 +56,12 @@ def main(words: list[str]) -> int:
     if task.run is None and task.setup is not None:
         # A setup alone takes no device, and runs once on each node.
         task = task._replace(num_nodes=1, alternatives=(Request(),), cpus_shown="")
+    from skyq.cli.making import choose
     from skyq.cli.order import Order
     from skyq.cli.submit import give
 
-    return give(name, Order.of(task, found, launch=True), found.accept_new_host_keys)
+    name, wanted = choose(found.cluster, task, yes=found.yes, dryrun=found.dryrun)
+    return give(name, Order.of(task, found, launch=True), found.accept_new_host_keys, wanted)
 
 
 def obey(words: list[str], order: dict[str, Any]) -> int:

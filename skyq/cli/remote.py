@@ -14,6 +14,10 @@ from skyq.core.errors import SkyqError, Unreachable
 from skyq.core.protocol import Message
 from skyq.transport.base import Stream
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from skyq.client.wanted import Wanted
+
 RESUMABLE = frozenset({"exec", "launch", "logs"})
 """These go on where they were when the connection was lost; of others it isn't known how far they came."""
 NOT_BY_WAITING = frozenset({"auth", "host-key-unknown", "host-key-changed"})
@@ -35,6 +39,8 @@ class Contact(NamedTuple):
     """Make it of the pool of that name if there is none."""
     accept_new: bool = False
     """Take the host keys of machines that are met first without asking."""
+    wanted: Wanted | None = None
+    """Make it of these instead."""
 
 
 class Output(Protocol):
@@ -235,7 +241,7 @@ def _connect(name: str, contact: Contact) -> Stream:
             "Cluster '%s' does not exist on %s, where its head was. Type `skyq down %s` to forget it."
             % (name, os.uname().nodename, name)
         )
-    return cluster.agent_stream(name, contact.create, contact.accept_new)
+    return cluster.agent_stream(name, contact.create, contact.accept_new, wanted=contact.wanted)
 
 
 # Several clusters at once.

@@ -16,16 +16,20 @@ from skyq.cli.parser import muted
 from skyq.cli.render import Style
 from skyq.cli.taskargs import warn
 from skyq.cli.user import user
-from skyq.core.errors import SkyqError
+from skyq.core.errors import Declined, SkyqError
 from skyq.core.model import Task
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from skyq.client.wanted import Wanted
     from skyq.head.head import Head
 
 
-def give(name: str, order: Order, accept_new: bool) -> int:
-    """Have it carried out where the cluster's head is; returns the exit code."""
+def give(name: str, order: Order, accept_new: bool, wanted: Wanted | None = None) -> int:
+    """Have it carried out where the cluster's head is; returns the exit code.
+
+    `wanted`: what the cluster is made of if it isn't there; else it is all of the pool of its name.
+    """
     if cluster.here(name):
         return carry_out(cluster.open_head(name), order)
     from skyq.cli import remote
@@ -38,7 +42,14 @@ def give(name: str, order: Order, accept_new: bool) -> int:
             baggage = Baggage(order.task, order.yes)
         order, take = order._replace(bags=baggage.bags), baggage.take
     verb = "launch" if order.launch else "exec"
-    return remote.run(name, verb, [name], order.packed(), remote.Contact(True, accept_new), take)
+    contact = remote.Contact(True, accept_new, wanted)
+    try:
+        return remote.run(name, verb, [name], order.packed(), contact, take)
+    except Declined:
+        if not order.dryrun:
+            raise
+        print("Dry run: nothing was changed.")
+        return 0
 
 
 def obey(words: list[str], message: dict[str, Any]) -> int:

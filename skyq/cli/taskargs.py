@@ -10,10 +10,9 @@ import sys
 from skyq.cli.parser import Parser, confirm
 from skyq.core.errors import SkyqError, TaskError, UsageError
 from skyq.core.model import Task
-from skyq.core.request import Overrides, command_task, valid_env_name
+from skyq.core.request import Overrides, command_task, pool_of, valid_env_name
 
 _NOT_HERE = {
-    "--infra": 1,
     "--cloud": 1,
     "--region": 1,
     "--zone": 1,
@@ -56,6 +55,7 @@ def add_task_flags(parser: Parser) -> None:
     add("--dryrun", action="store_true", help="only tell where it would start now, or why it would wait")
     add("-q", "--quiet", action="store_true", help="print only what the job prints; with -d only its id")
     add("--accept-new-host-keys", action="store_true", help="don't ask about hosts that are met first")
+    add("--infra", help=argparse.SUPPRESS)
     for flag, arguments in _NOT_HERE.items():
         if arguments:
             add(flag, action=_Ignored, help=argparse.SUPPRESS)
@@ -145,8 +145,10 @@ def _ask_about_missing(name: str) -> None:
 def _overrides(found: argparse.Namespace) -> Overrides:
     if found.workdir is not None and not os.path.isdir(os.path.expanduser(found.workdir)):
         raise UsageError("Invalid value for '--workdir': Directory '%s' does not exist." % found.workdir)
-    if found.ignored:
-        warn("%s: no meaning here, ignored." % ", ".join(found.ignored))
+    pool = pool_of(found.infra) if found.infra else None
+    ignored = found.ignored + (["--infra"] if found.infra and not pool else [])
+    if ignored:
+        warn("%s: no meaning here, ignored." % ", ".join(ignored))
     env_file = _dotenv(found.env_file)
     return Overrides(
         name=found.name,
@@ -160,6 +162,7 @@ def _overrides(found: argparse.Namespace) -> Overrides:
         workdir=found.workdir,
         git_url=found.git_url,
         git_ref=found.git_ref,
+        pool=getattr(found, "pool", None) or pool or "",
         env_file=env_file,
     )
 

@@ -30,6 +30,8 @@ class Guest:
         self.session: Session | None = None
         self.landing: Landing | None = None
         self.through_head = False
+        self.has_skyq = False
+        """Whether the other end of `landing` is skyq by now."""
         self.found: Facts = {}
         """What was there before."""
         self.facts: Facts = {}
@@ -108,8 +110,12 @@ class Guest:
     @property
     def bare_trouble(self) -> str:
         """Without its name, where that stands beside it."""
+        return self.bare(self.trouble)
+
+    def bare(self, text: str) -> str:
+        """Without its name, where that stands beside it."""
         prefix = self.name + ": "
-        return self.trouble[len(prefix) :] if self.trouble.startswith(prefix) else self.trouble
+        return text[len(prefix) :] if text.startswith(prefix) else text
 
     def whose(self) -> str:
         """Why it isn't free."""
@@ -164,9 +170,10 @@ class Guest:
         text = "%s, %g CPUs, %.0f GB memory%s"
         return text % (devices, node["cpus"] / 1000, node["memory"] / 1024, way)
 
-    def step_back(self, cluster: str, cluster_id: str, unmade: bool = False) -> None:
-        """It isn't taken after all: nobody else shall find it claimed."""
+    def step_back(self, cluster: str, cluster_id: str, unmade: bool = False, end: bool = False) -> None:
+        """It isn't taken after all: nobody else shall find it claimed. `end`: skyq goes, too."""
+        about = {"cluster": cluster, "id": cluster_id, "node": self.name}
         try:
-            self.ask("leave", cluster=cluster, id=cluster_id, node=self.name, stays=True, unmade=unmade)
+            self.ask("leave", **about, stays=True, unmade=unmade, end=end)
         except SkyqError:
             pass  # the trouble that it is told for came first

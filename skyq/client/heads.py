@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from skyq.client.contact import Place
     from skyq.client.party import Dial
     from skyq.client.slices import Whole
+    from skyq.client.wanted import Wanted
     from skyq.transport.base import Stream
     from skyq.transport.ssh import Session
 
@@ -52,8 +53,9 @@ class Client(NamedTuple):
 Way = tuple[Remote, "Session"]
 
 
-def open_agent(client: Client, name: str, create: bool) -> Agent:
-    """An agent on the head of a cluster; with `create` the cluster is made where it isn't there.
+def open_agent(client: Client, name: str, create: bool, wanted: Wanted | None = None) -> Agent:
+    """An agent on the head of a cluster; with `create` the cluster is made where it isn't there: of the pool
+    of its name, or of what is `wanted`.
 
     Raises Unknown, SkyqError; Gone comes at the first read.
     """
@@ -61,7 +63,7 @@ def open_agent(client: Client, name: str, create: bool) -> Agent:
     def make() -> Way:
         from skyq.client import search
 
-        return search.find_or_make(client, name)
+        return search.find_or_make(client, name, wanted)
 
     remote = records.read(client.home, name)
     if remote is None:
@@ -72,7 +74,7 @@ def open_agent(client: Client, name: str, create: bool) -> Agent:
         from skyq.client import search
 
         remote = search.upgrade(client, remote)
-    again = make if create and name in client.pools() else None
+    again = make if create and (wanted or name in client.pools()) else None
     return Agent(remote, client.dial(remote.head, None), again)
 
 

@@ -65,6 +65,14 @@ class Party:
         """Connect, and see what is there; nothing is changed."""
         guest.session = self.dial(guest.host, via)
         guest.through_head = via is not None
+        self.land(guest)
+
+    def land(self, guest: Guest) -> None:
+        """Begin anew there, on the connection that is open."""
+        assert guest.session
+        if guest.landing:
+            guest.landing.close()
+        guest.has_skyq = False
         guest.landing = Landing(guest.name, guest.session.run(shell_line(len(program()), self._liked)))
         guest.found = guest.landing.hello()
         lacking = [name for name in guest.found["lacks"] if name != "_sqlite3"]
@@ -88,7 +96,12 @@ class Party:
 
     def become(self, guest: Guest, as_head: bool, build: str = "") -> None:
         """Have skyq there: a newer one than this is left as it is, and `build` if it's given."""
+        if guest.has_skyq and not as_head:
+            return
+        if guest.has_skyq:
+            self.land(guest)  # a head needs more than was sent
         assert guest.landing
+        guest.has_skyq = True
         there = build or guest.newer_build()
         if there:
             guest.landing.become(there)

@@ -13,6 +13,7 @@ from skyq.client.guest import Guest
 from skyq.client.heads import Client, Unknown, Way, older
 from skyq.client.party import Party
 from skyq.client.records import Remote
+from skyq.client.wanted import Wanted
 from skyq.core.errors import SkyqError, Unreachable
 from skyq.core.host import Host, Pool
 
@@ -42,13 +43,13 @@ def find(client: Client, name: str) -> Way:
     return remote, client.dial(remote.head, None)
 
 
-def find_or_make(client: Client, name: str) -> Way:
-    """The cluster, made of the pool of that name if it isn't there."""
-    pool = client.pools().get(name)
+def find_or_make(client: Client, name: str, wanted: Wanted | None = None) -> Way:
+    """The cluster, made of the pool of that name, or of what is wanted, if it isn't there."""
+    pool = client.pools().get(wanted.pool if wanted else name)
     if pool is None:
         return find(client, name)
     records.forget(client.home, name)
-    made = contact.make(name, pool, _party(client, pool.hosts))
+    made = contact.make(name, pool, _party(client, pool.hosts), wanted)
     records.write(client.home, made.remote)
     if made.places:
         client.show(name, made.places)

@@ -59,5 +59,9 @@ class Unreachable(SkyqError):
         self.kind = kind
 
 
+class Declined(SkyqError):
+    """Somebody was shown what would be done, and said no."""
+
+
 class ProtocolError(SkyqError):
     """The two ends of a conversation don't understand each other."""

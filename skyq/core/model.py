@@ -15,6 +15,8 @@ UNIT = 10_000
 DEFAULT_CPUS = 500
 """Milli-CPUs that a job takes per node when it asks for none (SkyPilot: 0.5 CPU per job and node)."""
 
+ANY_POOL = "*"
+
 ANY_DEVICE = "GPU"
 """The accelerator name that any device satisfies."""
 
@@ -64,6 +66,12 @@ class Task(NamedTuple):
     file_mounts: Dict[str, str] = {}
     cpus_shown: str = ""
     """The cpus field as written ("4+"), for the RESOURCES column of a job without devices."""
+    least_cpus: int = 0
+    """Milli-CPUs that a host has which `launch` takes; 0: any."""
+    least_memory: int = 0
+    """MB, the same."""
+    pool: str = ""
+    """From which `launch` takes hosts; ANY_POOL: whichever; empty: not said."""
     warnings: Tuple[str, ...] = ()
     """One line each, for the person who submits."""
 

@@ -10,7 +10,7 @@ import re
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from skyq.core.errors import TaskError
-from skyq.core.model import DEFAULT_CPUS, UNIT, Git, Request, Task, without_secrets
+from skyq.core.model import ANY_POOL, DEFAULT_CPUS, UNIT, Git, Request, Task, without_secrets
 
 COMMAND_NAME = "sky-cmd"
 """The name of a task that is a bare command (SkyPilot's)."""
@@ -54,6 +54,8 @@ class Overrides(NamedTuple):
     workdir: Optional[str] = None
     git_url: Optional[str] = None
     git_ref: Optional[str] = None
+    pool: str = ""
+    """See Task.pool."""
     env_file: Dict[str, str] = {}
     """What of `envs` an --env-file said: a secret that the task file leaves open may be there too."""
 
@@ -200,6 +202,21 @@ def parse_memory(value: object) -> int:
     return 0 if plus else int(exact) + (exact > int(exact))
 
 
+def least(cpus: object, memory: object) -> Tuple[int, int]:
+    """(milli-CPUs, MB) that a node should have, of values that were parsed already; None asks for nothing."""
+    milli = 0 if cpus is None else round(_quantity("cpus", cpus)[0] * 1000)
+    if memory is None:
+        return milli, 0
+    number, _, unit, _ = _quantity("memory", memory)
+    return milli, int(number * _GB[unit])
+
+
+def pool_of(infra: object) -> Optional[str]:
+    """The pool that SkyPilot's `infra: ssh/NAME` names; ANY_POOL for `ssh`; None for a cloud."""
+    kind, _, name = str(infra).strip().partition("/")
+    return (name or ANY_POOL) if kind.lower() == "ssh" else None
+
+
 def command_task(command: str, overrides: Overrides = NO_OVERRIDES) -> Task:
     """The task of a bare command. A blank command leaves `run` None: there is nothing to run."""
     text = check_text("The command", command)
@@ -224,6 +241,12 @@ def apply(task: Task, overrides: Overrides) -> Task:
         changes.update(workdir=None, git=_git(task, overrides))
     if overrides.cpus is not None:
         changes["cpus_shown"] = parse_cpus(overrides.cpus)[1]
+        changes["least_cpus"] = least(overrides.cpus, None)[0]
+    if overrides.memory is not None:
+        parse_memory(overrides.memory)
+        changes["least_memory"] = least(None, overrides.memory)[1]
+    if overrides.pool:
+        changes["pool"] = overrides.pool
     secrets = changes["secrets"] = {**task.secrets, **overrides.secrets}
     # A secret beats the env of its name, which may hold the same value: it goes no further than the secret.
     envs = {**task.envs, **overrides.envs}

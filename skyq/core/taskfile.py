@@ -29,9 +29,11 @@ from skyq.core.request import (
     check_git,
     check_name,
     check_num_nodes,
+    least,
     parse_accelerators,
     parse_cpus,
     parse_memory,
+    pool_of,
     show,
     valid_env_name,
 )
@@ -134,6 +136,7 @@ class _Spec:
         self.document, self.source = document, source
         self.ignored: list[str] = []
         self.notes: list[str] = []
+        self.pool = ""
 
     def fail(self, message: str, path: Path = ()) -> NoReturn:
         """Raises the TaskError for what stands at `path`."""
@@ -148,13 +151,13 @@ class _Spec:
         secrets = self.variables("secrets", fields.get("secrets"), given)
         self.attempt(("envs",), check_envs, envs, secrets)
         known = {**envs, **overrides.envs, **secrets, **overrides.secrets}
-        alternatives, cpus_shown, priority = self.resources(fields.get("resources", {}))
+        alternatives, first = self.resources(fields.get("resources", {}))
         name = fields.get("name", header)
         task = Task(
             name=self.attempt(("name",), check_name, name) if name else None,
             num_nodes=self.attempt(("num_nodes",), check_num_nodes, fields.get("num_nodes", 1)),
             alternatives=alternatives,
-            priority=priority,
+            priority=first.get("priority", 0),
             setup=_script(fields.get("setup")),
             run=_script(fields.get("run")),
             workdir=self.workdir(fields.get("workdir"), known),
@@ -162,7 +165,10 @@ class _Spec:
             envs=envs,
             secrets=secrets,
             file_mounts=self.file_mounts(fields.get("file_mounts", {}), known),
-            cpus_shown=cpus_shown,
+            cpus_shown=first.get("cpus", (0, ""))[1],
+            least_cpus=first.get("least", (0, 0))[0],
+            least_memory=first.get("least", (0, 0))[1],
+            pool=self.pool,
             warnings=tuple(self.warnings()),
         )
         return apply(task, overrides)
@@ -253,8 +259,8 @@ class _Spec:
         # Booleans arrive as Python writes them, as with SkyPilot; numbers as the user wrote them.
         return str(value) if isinstance(value, bool) else str(self.document.written(path, value))
 
-    def resources(self, raw: dict[str, object]) -> tuple[tuple[Request, ...], str, int]:
-        """(alternatives in order, the cpus text to show, priority)."""
+    def resources(self, raw: dict[str, object]) -> tuple[tuple[Request, ...], dict[str, Any]]:
+        """(alternatives in order, the first resource object as parsed)."""
         base = self.resource(raw, ("resources",))
         if "any_of" in base and "ordered" in base:
             self.fail('Cannot specify both "any_of" and "ordered" in resources.', ("resources", "ordered"))
@@ -267,8 +273,7 @@ class _Spec:
         requests = dict.fromkeys(request for option in options for request in _requests(option))
         if max(len(requests), len(options)) > MAX_ALTERNATIVES:
             self.fail(f"More than {MAX_ALTERNATIVES} alternatives.", ("resources", field))
-        first = options[0]
-        return tuple(requests), first.get("cpus", (0, ""))[1], first.get("priority", 0)
+        return tuple(requests), options[0]
 
     def option(self, base: dict[str, Any], raw: dict[str, object], path: Path) -> dict[str, Any]:
         """The base with one entry of any_of or ordered over it."""
@@ -286,6 +291,7 @@ class _Spec:
         fields = self.checked(_RESOURCES, fields, path, _RESOURCE_FIELDS.keys() | _IGNORED_RESOURCES)
         if "gpus" in fields and "accelerators" in fields:
             self.fail("Cannot specify both gpus and accelerators in config.", (*path, "gpus"))
+        cpus, memory = fields.get("cpus"), fields.get("memory")
         parsers = {"accelerators": parse_accelerators, "gpus": parse_accelerators, "memory": parse_memory}
         for field, parse in {**parsers, "cpus": parse_cpus}.items():
             if field in fields:
@@ -293,11 +299,16 @@ class _Spec:
                 fields[field] = self.attempt(there, parse, fields[field])
         if "gpus" in fields:
             fields["accelerators"] = fields.pop("gpus")
+        if cpus is not None or memory is not None:
+            fields["least"] = least(cpus, memory)
         return fields
 
     def ignore(self, raw: dict[str, object]) -> None:
         """Notes what of the resources only a cloud has."""
         fields = _IGNORED_RESOURCES & raw.keys()
+        if pool := pool_of(raw.get("infra")):
+            fields -= {"infra"}
+            self.pool = self.pool or pool
         image = raw.get("image_id")
         if isinstance(image, str) and image.startswith("docker:"):
             fields -= {"image_id"}

@@ -74,7 +74,9 @@ def _check_way() -> None:
         raise Unreachable("The connection to the head was cut.", "lost")
 
 
-def agent_stream(name: str, create: bool, accept_new: bool = False, quiet: bool = False) -> LocalStream:
+def agent_stream(
+    name: str, create: bool, accept_new: bool = False, quiet: bool = False, wanted: object = None
+) -> LocalStream:
     with open(os.environ["TYPED_HEADS"]) as file:
         known = json.load(file)
     if name not in known:

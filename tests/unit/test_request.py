@@ -17,9 +17,11 @@ from skyq.core.request import (
     apply,
     check_name,
     command_task,
+    least,
     parse_accelerators,
     parse_cpus,
     parse_memory,
+    pool_of,
 )
 
 # Other work on the machine makes no test fail.
@@ -334,3 +336,17 @@ def test_any_cpus_and_memory_parse_or_fail_in_words(value: object) -> None:
 def test_each_amount_of_a_device_survives_being_written_and_read(amount: int) -> None:
     for value in (f"H100:{amount / UNIT:.4f}", {"H100": amount / UNIT}):
         assert parse_accelerators(value) == (("H100", amount),)
+
+
+@pytest.mark.parametrize(
+    ("infra", "pool"),
+    [("ssh/lab", "lab"), ("SSH", "*"), ("ssh", "*"), ("aws", None), ("aws/us-east-1", None), (None, None)],
+)
+def test_the_pool_that_infra_names(infra: str | None, pool: str | None) -> None:
+    assert pool_of(infra) == pool
+
+
+def test_what_a_node_should_have_in_all() -> None:
+    assert least("4+", "16+") == (4000, 16384)
+    assert least(0.5, "512MB") == (500, 512)
+    assert least(None, None) == (0, 0)

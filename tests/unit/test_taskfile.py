@@ -57,6 +57,8 @@ def test_a_whole_task_file() -> None:
         secrets={"TOKEN": "hunter2"},
         file_mounts={"/tmp/data": "/data/x"},
         cpus_shown="4+",
+        least_cpus=4000,
+        least_memory=32768,
     )
     assert "hunter2" not in repr(task)
 
