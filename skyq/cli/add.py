@@ -17,7 +17,7 @@ def parser() -> Parser:
     """Its flags."""
     about = "Take more hosts into a cluster. Its jobs go on; those that wait may start there."
     found = Parser("add", "[OPTIONS] CLUSTER [HOSTS]...", about, _EXAMPLES)
-    found.add_argument("cluster", metavar="CLUSTER", help="its name")
+    found.add_argument("cluster", nargs="?", metavar="CLUSTER", help="its name")
     found.add_argument("hosts", nargs="*", metavar="HOSTS", help="all free ones of its pool if none is named")
     found.add_argument(
         "--accept-new-host-keys", action="store_true", help="don't ask about hosts that are met first"
@@ -27,7 +27,10 @@ def parser() -> Parser:
 
 def main(words: list[str]) -> int:
     """Exit code 0, or 1 where a host could not be taken."""
-    found = parser().read(words)
+    flags = parser()
+    found = flags.read(words)
+    if not found.cluster:
+        flags.error("Missing argument 'CLUSTER'.")
     if found.cluster == cluster.LOCAL:
         raise SkyqError("`local` is this machine alone. For several, name a pool: see README, Inventory.")
     if cluster.here(found.cluster):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from skyq.cli import cluster
-from skyq.cli.nodewords import NODES, resolve
+from skyq.cli.nodewords import add_words, read, resolve
 from skyq.cli.parser import Parser
 from skyq.cli.user import user
 from skyq.core.words import jobs_text
@@ -19,15 +19,14 @@ def parser() -> Parser:
     """Its flags."""
     about = "Start nothing new on nodes. What runs there goes on."
     found = Parser("drain", "[OPTIONS] CLUSTER NODES...", about, _EXAMPLES)
-    found.add_argument("cluster", metavar="CLUSTER", help="its name")
-    found.add_argument("nodes", nargs="+", metavar="NODES", help=NODES)
+    add_words(found)
     found.add_argument("--reason", default="", metavar="TEXT", help="shown with the node, and by `why`")
     return found
 
 
 def main(words: list[str]) -> int:
     """Exit code 0."""
-    found = parser().read(words)
+    found = read(parser(), words)
     if not cluster.here(found.cluster):
         from skyq.cli import remote
 

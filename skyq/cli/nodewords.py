@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
+from skyq.cli.parser import Parser
 from skyq.core.errors import SkyqError
 from skyq.core.model import Node
 from skyq.core.paths import host_word
 
-NODES = "names as `skyq status` prints them, or patterns"
-"""For a help page."""
+
+def add_words(parser: Parser) -> None:
+    """A cluster and nodes of it."""
+    parser.add_argument("cluster", nargs="?", metavar="CLUSTER", help="its name")
+    parser.add_argument(
+        "nodes", nargs="*", metavar="NODES", help="names as `skyq status` prints them, or patterns"
+    )
+
+
+def read(parser: Parser, words: list[str]) -> Namespace:
+    """The flags, with both of them."""
+    found = parser.read(words)
+    if not found.cluster or not found.nodes:
+        parser.error("Missing argument '%s'." % ("NODES" if found.cluster else "CLUSTER"))
+    return found
 
 
 def resolve(nodes: Sequence[Node], words: Iterable[str], cluster: str) -> list[Node]:

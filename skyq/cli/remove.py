@@ -7,7 +7,7 @@ import sys
 import time
 
 from skyq.cli import cluster
-from skyq.cli.nodewords import NODES, resolve
+from skyq.cli.nodewords import add_words, read, resolve
 from skyq.cli.parser import Parser, confirm
 from skyq.cli.place import AT_HEAD
 from skyq.cli.user import user
@@ -40,8 +40,7 @@ def parser() -> Parser:
     """Its flags."""
     about = "Take nodes out of a cluster, once nothing runs there any more."
     found = Parser("remove", "[OPTIONS] CLUSTER NODES...", about, _EXAMPLES)
-    found.add_argument("cluster", metavar="CLUSTER", help="its name")
-    found.add_argument("nodes", nargs="+", metavar="NODES", help=NODES)
+    add_words(found)
     found.add_argument("-f", "--force", action="store_true", help="end what runs there, don't wait")
     found.add_argument("-y", "--yes", action="store_true", help="ask nothing")
     return found
@@ -49,7 +48,7 @@ def parser() -> Parser:
 
 def main(words: list[str]) -> int:
     """Exit code 0, or 1 where something of it stays."""
-    found = parser().read(words)
+    found = read(parser(), words)
     if not cluster.here(found.cluster):
         return _elsewhere(found.cluster, words)
     head = cluster.open_head(found.cluster)

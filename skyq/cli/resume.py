@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from skyq.cli import cluster
-from skyq.cli.nodewords import NODES, resolve
+from skyq.cli.nodewords import add_words, read, resolve
 from skyq.cli.parser import Parser
 
 _EXAMPLES = """\
   skyq resume lab node2
+  skyq resume lab '*'        all of them
 """
 
 
 def parser() -> Parser:
     """Its flags."""
     found = Parser("resume", "CLUSTER NODES...", "Let jobs start on drained nodes again.", _EXAMPLES)
-    found.add_argument("cluster", metavar="CLUSTER", help="its name")
-    found.add_argument("nodes", nargs="+", metavar="NODES", help=NODES)
+    add_words(found)
     return found
 
 
 def main(words: list[str]) -> int:
     """Exit code 0."""
-    found = parser().read(words)
+    found = read(parser(), words)
     if not cluster.here(found.cluster):
         from skyq.cli import remote
 

@@ -28,7 +28,7 @@ def parser() -> Parser:
     """Its flags."""
     about = "A shell on a node of a cluster, or one command there. Devices are not set aside for it."
     found = Parser("ssh", "CLUSTER [NODE] [-- COMMAND...]", about, _EXAMPLES)
-    found.add_argument("cluster", metavar="CLUSTER", help="its name")
+    found.add_argument("cluster", nargs="?", metavar="CLUSTER", help="its name")
     found.add_argument(
         "node", nargs="?", metavar="NODE", help="a name as `skyq status` prints it; else the head"
     )
@@ -37,7 +37,10 @@ def parser() -> Parser:
 
 def main(words: list[str]) -> int:
     """Becomes ssh, or here a shell; exit code: that of the command."""
-    found = parser().read(words)
+    flags = parser()
+    found = flags.read(words)
+    if not found.cluster:
+        flags.error("Missing argument 'CLUSTER'.")
     command = found.after or []
     sys.stdout.flush()
     if cluster.here(found.cluster):
