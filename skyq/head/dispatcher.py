@@ -13,16 +13,18 @@ import sys
 import time
 from typing import List, Optional
 
+from skyq import __version__
 from skyq.core.errors import SkyqError
 from skyq.core.lifecycle import GONE, Phase
 from skyq.core.model import Job
 from skyq.core.paths import ClusterDir
 from skyq.core.protocol import UNKNOWN, Message
+from skyq.core.versions import order
 from skyq.head import courier, specs, wake
 from skyq.head.board import Board
 from skyq.head.couriers import Argv, Couriers
 from skyq.head.fleet import Connect, Fleet
-from skyq.head.head import CLOSING, alone_until
+from skyq.head.head import CLOSING, NEWEST, alone_until
 from skyq.head.links import Key, Link
 from skyq.head.nodes import abandoned
 from skyq.head.pulls import Pulls, Source
@@ -59,7 +61,10 @@ def run(where: ClusterDir, cluster: str, connect: Connect, courier: Argv) -> Non
         while True:
             with tick_lock(where.tick_lock, wait=0) as held:
                 if held:
-                    Dispatcher(where, cluster, connect, courier).serve()
+                    dispatcher = Dispatcher(where, cluster, connect, courier)
+                    dispatcher.serve()
+                    if dispatcher.superseded:
+                        return  # who knocked starts the newer one
                     break  # and look once more: a submit may have come while it was leaving
             if wake.knock(where) or time.monotonic() > deadline:
                 return  # another one serves
@@ -93,6 +98,8 @@ class Dispatcher:
         self.fleet.unwanted = self._unwanted
         self.door = _listen(where)
         self.alone_until = 0
+        self.superseded = False
+        """Whether a newer skyq is here, whose turn it is."""
         self.lost_after = float(self.store.get("lost_after") or LOST_AFTER)
         self.tick_at = 0.0
         """When the next tick is due; monotonic."""
@@ -119,6 +126,9 @@ class Dispatcher:
                 if self.board.jobs or self._awaits_logs(now):
                     self.idle_since = now
                 elif now > self.idle_since + self._linger():
+                    break
+                if self.superseded:
+                    _note("%d: makes room for skyq %s" % (os.getpid(), self.store.get(NEWEST)))
                     break
                 leave_at = now + REST if self.board.jobs else self.idle_since + self._linger()
                 self._wait(min(next_at, self.tick_at, leave_at, self.cron_at))
@@ -191,6 +201,8 @@ class Dispatcher:
                 self._hear(link)
 
     def _answer_knocks(self) -> None:
+        """Who gets no answer starts a dispatcher: after an upgrade that is the newer one's."""
+        self.superseded = order(self.store.get(NEWEST)) > order(__version__)
         while True:
             try:
                 caller, _ = self.door.accept()
@@ -199,7 +211,7 @@ class Dispatcher:
             with caller:
                 caller.setblocking(False)
                 try:
-                    caller.send(b"!")
+                    caller.send(b"" if self.superseded else b"!")
                 except OSError:
                     pass  # it went away: it will start a dispatcher, which finds this one
         self._read_nodes()

@@ -10,12 +10,14 @@ import os
 import time
 from typing import Dict, List, Optional, Sequence
 
+from skyq import __version__
 from skyq.core import schedule, states
 from skyq.core.accelerators import resources_text
 from skyq.core.errors import Misfit, SkyqError
 from skyq.core.model import Grant, Holding, Job, Node, Snapshot, Task, Waiting
 from skyq.core.paths import ClusterDir, host_word, step_log
 from skyq.core.rankenv import task_id
+from skyq.core.versions import order
 from skyq.head import specs, wake, workdirs
 from skyq.head.links import CONNECTING, UNREACHABLE
 from skyq.store.place import make_private, private_folders
@@ -23,6 +25,8 @@ from skyq.store.store import NewJob, Store
 
 CLOSING = "closing"
 """The setting that refuses submits while the cluster is being removed."""
+NEWEST = "version"
+"""The setting that has the newest skyq which was here: an older dispatcher makes room for it."""
 ALONE_UNTIL = "alone_until"
 """The setting that has the id of the last job from before a cluster of one node grew."""
 NO_END = 1 << 62
@@ -44,6 +48,9 @@ class Head:
             with self.store.transaction():
                 if not self.store.get("cluster_id"):
                     self.store.set("cluster_id", os.urandom(16).hex())
+        if order(self.store.get(NEWEST)) < order(__version__):
+            with self.store.transaction():
+                self.store.set(NEWEST, max(self.store.get(NEWEST), __version__, key=order))
 
     def submit(self, task: Task, user: str, uuid: str, copy: str = "") -> int:
         """The id of the job; the same one for the same uuid. `copy`: its own folder, if it has one.

@@ -5,17 +5,13 @@ from __future__ import annotations
 import glob
 import json
 import re
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.lab import PASSWORD, Host, Lab, Traits
-from tests.program import ROOT
-from tests.ssh.remote import LAUNCHER, Remote
+from tests.ssh.remote import Remote
 from tests.waiting import wait_until
 
 Make = Callable[..., Remote]
@@ -248,53 +244,6 @@ def test_killed_at_any_step_and_typed_again_it_is_whole(make_cluster: Make) -> N
         ids.add(json.loads(node.read(CLAIM))["id"])
         assert node.read("/home/ada/.ssh/authorized_keys").count("skyq:lab:") == int(node is not cluster.head)
     assert len(ids) == 1
-
-
-# Other versions.
-
-
-@pytest.fixture(scope="session")
-def older(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A skyq.pyz that calls itself older."""
-    tree = tmp_path_factory.mktemp("older")
-    shutil.copytree(ROOT / "skyq", tree / "skyq", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("build_zipapp.py", "requirements.lock", "pyproject.toml"):
-        shutil.copy(ROOT / name, tree)
-    (ROOT / ".wheels").mkdir(exist_ok=True)
-    (tree / ".wheels").symlink_to(ROOT / ".wheels")
-    (tree / "skyq/__init__.py").write_text('"""Imports nothing."""\n\n__version__ = "0.0.1"\n')
-    subprocess.run([sys.executable, "build_zipapp.py"], cwd=tree, check=True, capture_output=True)
-    return tree / "skyq.pyz"
-
-
-def test_an_older_skyq_is_upgraded_and_its_jobs_go_on(make_cluster: Make, older: Path) -> None:
-    cluster = make_cluster(2)
-    shutil.copy(older, cluster.client.home / "older.pyz")
-    gate = cluster.gate()
-    script = "%s; echo it ended" % gate.wait
-    old = ["python3", "older.pyz"]
-    first = cluster.client.run([*old, "exec", "lab", "-d", "--num-nodes", "2", script])
-    assert first.returncode == 0, first
-    cluster.wait(1, "RUNNING")
-    version = [LAUNCHER, "--version"]
-    assert cluster.head.run(version).stdout == "skyq 0.0.1\n"
-
-    said = cluster.ok("exec", "lab", "echo newer")
-
-    assert "has skyq 0.0.1" in said.err and "newer" in said.out
-    newer = cluster.client.run(["skyq", "--version"]).stdout
-    assert [node.run(version).stdout for node in cluster.lab.nodes] == [newer, newer]
-    gate.open()
-    cluster.wait(1, "SUCCEEDED")
-    # A worker's log may come a moment after the end of the job.
-    cluster.until(
-        lambda: cluster.ok("logs", "lab", "1").out.count("it ended") == 2, "both ranks' logs are here"
-    )
-
-    # The older one goes on being served, and takes nothing back.
-    again = cluster.client.run([*old, "exec", "lab", "echo older"])
-    assert again.returncode == 0 and "older" in again.stdout, again
-    assert cluster.head.run(version).stdout == newer
 
 
 # The end.
