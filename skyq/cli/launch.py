@@ -7,7 +7,7 @@ from typing import Any
 
 from skyq.cli import taskargs
 from skyq.cli.parser import Parser, muted
-from skyq.core.model import Request, Task
+from skyq.core.model import Task
 
 _EXAMPLES = """\
   skyq launch -c local task.yaml            setup, then run; follow the log
@@ -53,9 +53,6 @@ def main(words: list[str]) -> int:
         task = taskargs.read_task(found, entry, quoted, "launch") if entry else Task()
     if found.no_setup:
         task = taskargs.without_setup(task)
-    if task.run is None and task.setup is not None:
-        # A setup alone takes no device, and runs once on each node.
-        task = task._replace(num_nodes=1, alternatives=(Request(),), cpus_shown="")
     from skyq.cli.making import choose
     from skyq.cli.order import Order
     from skyq.cli.submit import give

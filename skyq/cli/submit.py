@@ -17,7 +17,7 @@ from skyq.cli.render import Style
 from skyq.cli.taskargs import warn
 from skyq.cli.user import user
 from skyq.core.errors import Declined, SkyqError
-from skyq.core.model import Task
+from skyq.core.model import Request, Task
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _submit(head: Head, order: Order) -> int:
         cluster.check_claim(head)
         head.check(task)
         at.keep()
-        job_id = _store(head, order)
+        job_id = _store(head, order._replace(task=_as_queued(task)))
     if at.reach(place.SUBMITTED):
         at.job = job_id
         if not order.quiet:
@@ -142,7 +142,7 @@ def _tell_left_out(head: Head, task: Task) -> None:
 
     nodes = head.nodes()
     left_out = [node for node in nodes if node.unusable and node.unusable != CONNECTING]
-    if len(nodes) - len(left_out) >= task.num_nodes:
+    if len(nodes) - len(left_out) >= _as_queued(task).num_nodes:
         for node in left_out:
             warn("Setup leaves out %s: %s" % (node.name, node.unusable))
 
@@ -154,8 +154,15 @@ def _forecast(head: Head, task: Task) -> int:
     cluster.check_claim(head)
     head.check(task)
     print("Dry run on cluster %s: nothing was submitted." % head.cluster)
-    print(head.forecast(task))
+    print(head.forecast(_as_queued(task)))
     return 0
+
+
+def _as_queued(task: Task) -> Task:
+    """A setup alone takes no device, and runs once on each node; it says what the cluster should be like."""
+    if task.run is not None:
+        return task
+    return task._replace(num_nodes=1, alternatives=(Request(),), cpus_shown="")
 
 
 def _hint_at_devices(head: Head, task: Task) -> None:

@@ -115,3 +115,19 @@ def test_a_dry_run_makes_no_cluster(make_cluster: Make) -> None:
     assert roles(told.out) == {"node0": "head", "node1": "worker"}, str(told)
     assert [traces(cluster, node) for node in ("node0", "node1")] == before
     assert not (cluster.client.home / ".skyq" / "remotes" / "lab.json").exists()
+
+
+def test_a_setup_alone_says_what_the_cluster_is_like_and_the_next_job_runs_in_what_it_made(
+    make_cluster: Make,
+) -> None:
+    cluster = make_cluster(3)
+    cluster.file("project/train.sh", "echo trained with $(cat tool)\n")
+    asks = "num_nodes: 2\nresources: {accelerators: H100:8}\n"
+    cluster.file("cluster.yaml", asks + "workdir: project\nsetup: hostname >tool\n")
+    cluster.ok("launch", "-c", "mine", "-y", "cluster.yaml")
+    mine = Remote(cluster.lab, name="mine")
+    assert set(mine.nodes()) == {"node0", "node1"}
+    told = mine.ok("exec", "mine", "--num-nodes", "2", "sh train.sh")
+    assert sorted(re.findall(r"trained with (node\d)", told.out)) == ["node0", "node1"], str(told)
+    misfit = mine.run("launch", "-c", "mine", cluster.file("more.yaml", "num_nodes: 3\nsetup: 'true'\n"))
+    assert misfit.code == 1 and "do not match the existing cluster" in misfit.err, str(misfit)
