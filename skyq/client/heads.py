@@ -12,7 +12,7 @@ from skyq import __version__
 from skyq.client import records
 from skyq.client.records import Remote
 from skyq.core import keylines, protocol
-from skyq.core.errors import SkyqError
+from skyq.core.errors import SkyqError, Unreachable
 from skyq.core.host import Pool
 from skyq.core.paths import ClusterDir, Home
 from skyq.core.versions import order
@@ -114,12 +114,25 @@ class Agent:
             return self._stream.read(timeout)
         word = protocol.GREETING.encode() + b" "
         while word not in self._said:
-            data = self._stream.read(timeout)
+            data = self._read_first(timeout)
             self._said += data
             if not data:
                 self._begin_anew(self._why_not())
         self._greeted = True
         return self._said
+
+    def _read_first(self, timeout: float) -> bytes:
+        """What comes from a login shell may take longer."""
+        limit = max(timeout, protocol.FIRST_WORD)
+        try:
+            return self._stream.read(limit)
+        except TimeoutError:
+            raise Unreachable(
+                "%s, the head of cluster '%s', has not answered for %d seconds: is it overloaded, or does a "
+                "file like ~/.bashrc there wait for something? This must end at once: ssh %s true"
+                % (self.remote.head.ip, self.remote.name, limit, self.remote.head.ip),
+                "lost",
+            ) from None
 
     def _begin_anew(self, error: SkyqError) -> None:
         """Once, if that can be."""

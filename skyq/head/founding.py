@@ -25,7 +25,6 @@ from skyq.transport.base import Channel
 
 LOCK_WAIT = 120.0  # seconds for another client that founds the same cluster
 LOOK = 0.2  # seconds
-MEETING = 20.0  # seconds for a worker to answer at one address
 SSH_PORT = 22
 
 Message = Dict[str, Any]
@@ -166,7 +165,7 @@ class _Worker:
         while self.left and not self.channel:
             self.at = self.left.pop(0)
             if self.is_new():
-                self.deadline = time.monotonic() + MEETING
+                self.deadline = time.monotonic() + protocol.FIRST_WORD
                 self.decoder = protocol.Decoder()
                 reach = Reach(*self.at, self.about["user"])
                 self.channel = SshChannel(reach, where.key, where.known_hosts, "skyq")
@@ -228,7 +227,7 @@ def _hear(worker: _Worker, where: ClusterDir, readable: bool) -> None:
             worker.trouble = ""
             worker.close()
         elif time.monotonic() > worker.deadline:
-            raise SkyqError("no answer within %d s" % MEETING)
+            raise SkyqError("no answer within %d s" % protocol.FIRST_WORD)
     except (OSError, SkyqError) as error:
         worker.failed(_why(error, worker))
         worker.next_address(where)
