@@ -95,9 +95,10 @@ def new_key(path: Path, comment: str) -> str:
 
 
 def sshd_config(disk: Path, options: Mapping[str, str]) -> None:
-    """Settings that are the machine's own come first: sshd takes the first it sees."""
+    """Settings that are the machine's own come first, in place of the usual ones."""
     own = "".join("%s %s\n" % option for option in options.items())
-    (disk / "etc" / "ssh" / "sshd_config").write_text(own + SSHD)
+    usual = [line for line in SSHD.splitlines(keepends=True) if line.split()[0] not in options]
+    (disk / "etc" / "ssh" / "sshd_config").write_text(own + "".join(usual))
 
 
 def addresses(disks: Iterable[Path], hosts: Mapping[str, str]) -> None:
