@@ -154,8 +154,9 @@ class Agent:
         from skyq.client.landing import last_words
 
         said = last_words(self._said.decode("utf-8", "replace") + "\n" + self._stream.stderr())
-        text = "skyq doesn't start on %s, the head of cluster '%s': %s"
-        return SkyqError(text % (remote.head.ip, remote.name, said or "it says nothing"))
+        text = "skyq doesn't start on %s, the head of cluster '%s': %s\nTry: ssh %s %s --version"
+        words = (remote.head.ip, remote.name, said or "it says nothing", remote.head.ip, remote.launcher)
+        return SkyqError(text % words)
 
     def write(self, data: bytes) -> None:
         """See Stream."""
