@@ -65,6 +65,9 @@ def make(disk: Path, name: str, traits: Traits) -> None:
     if traits.gpus:
         Path(shutil.copy(HERE / "nvidia-smi", disk / "usr" / "local" / "bin")).chmod(0o755)
         gpus(disk, name, traits.gpus)
+    if traits.kills_at_logout:
+        for name in ("logins", "loginctl", "systemd-run"):
+            Path(shutil.copy(HERE / name, disk / "usr" / "local" / "bin")).chmod(0o755)
     real = ["/usr/bin/nvidia-smi", "/bin/nvidia-smi"]
     (disk / "hidden").write_text("".join(path + "\n" for path in [*real, *traits.hidden]))
 

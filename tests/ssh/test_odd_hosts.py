@@ -14,6 +14,7 @@ from tests.lab import Host, Lab, Traits
 from tests.machine import which
 from tests.ssh.remote import Remote, commands
 from tests.test_zipapp import pythons
+from tests.waiting import wait_until
 
 MakeLab = Callable[..., Lab]
 BANNER = "Authorised use only.\n" * 20
@@ -197,3 +198,26 @@ def test_hosts_that_can_not_serve_say_why_and_what_to_do(make_lab: MakeLab) -> N
     cluster.until(lambda: str(cluster.job(job)["reason"]).startswith(read_only), "it can't be written to")
     small.remount_home("rw")
     cluster.wait(job, "SUCCEEDED")
+
+
+def test_where_a_login_takes_all_with_it_jobs_outlive_it_if_the_account_lingers(make_lab: MakeLab) -> None:
+    """As systemd-logind does with KillUserProcesses=yes, which setsid and double forks don't escape."""
+    kills = Traits(kills_at_logout=True)
+    cluster = Remote(make_lab(2, traits={"node0": kills, "node1": kills})).pool()
+    nodes = cluster.lab.nodes
+    said = cluster.run("exec", "lab", "true")
+    assert said.code == 1 and "Traceback" not in said.err
+    for node in nodes:
+        why = "%s: the end of a login kills all that it started, .* Type there: loginctl enable-linger "
+        assert re.search(why % node.name, said.err), str(said)
+        node.run(["loginctl", "enable-linger"])
+
+    gate = cluster.gate()
+    job = cluster.submit("--num-nodes", "2", gate.wait)
+    cluster.until_waiting(gate, "node0", "node1")
+    cluster.hang_up("node1")
+    wait_until(lambda: cluster.nodes()["node1"]["usable"], "it is connected to again")
+    gate.open()
+
+    cluster.wait(job, "SUCCEEDED")
+    cluster.ok("down", "lab", "-y")
