@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import pwd
-import shutil
 import subprocess
 from typing import Dict, List, Optional
 
@@ -74,7 +73,8 @@ def _properties(verb: str, *names: str, of: str = "") -> Dict[str, str]:
 
 
 def _program(name: str) -> str:
-    return shutil.which(name, path=os.environ.get("PATH", "") + ":" + _FOLDERS) or name
+    paths = [os.path.join(folder, name) for folder in _FOLDERS.split(":")]
+    return next((path for path in paths if os.access(path, os.X_OK)), name)
 
 
 def _run(words: List[str]) -> Optional[subprocess.CompletedProcess[bytes]]:
