@@ -15,7 +15,7 @@ import socket
 import time
 from typing import Any, Dict, List, Optional, Tuple
 
-from skyq.core import protocol
+from skyq.core import keylines, protocol
 from skyq.core.errors import SkyqError, Unreachable
 from skyq.core.model import Device, Node, Reach
 from skyq.core.paths import ClusterDir, Home
@@ -48,6 +48,7 @@ def begin(cluster: str, pool: str) -> Message:
     """
     home = own_state()
     where = home.cluster(cluster)
+    _refuse_if_unspeakable(where)
     make_private(home.clusters)
     make_private(where.root)
     _take_turn(where, cluster)
@@ -59,6 +60,17 @@ def begin(cluster: str, pool: str) -> Message:
             head.store.set("pool", pool)
     cluster_id = head.store.get("cluster_id")
     return {"id": cluster_id, "key": key, "state_dir": where.root, "nodes": names, "hostname": _hostname()}
+
+
+def _refuse_if_unspeakable(where: ClusterDir) -> None:
+    """Commands name the state in a line for the login shell here."""
+    try:
+        keylines.shell_line(keylines.DEFAULT_LAUNCHER, "", needs=where.database)
+    except keylines.NoLine as error:
+        text = (
+            "the queue can't be there: %s. Set SKYQ_HOME to another folder there, in ~/.bashrc or the like."
+        )
+        raise SkyqError(text % error) from None
 
 
 def discard(cluster: str) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +15,7 @@ from skyq.client.records import Remote
 from skyq.core import protocol
 from skyq.core.errors import SkyqError, Unreachable
 from skyq.core.host import Host
+from skyq.core.keylines import shell_line
 from tests.client.conftest import Start
 
 READ = 0.1  # seconds that the conversation waits for a word, once there was one
@@ -41,3 +45,16 @@ def test_a_login_shell_that_ends_at_once_is_quoted(start: Start) -> None:
     with pytest.raises(SkyqError, match="'lab': Going") as raised:
         agent(start, "echo Going").read(READ)
     assert "Try: ssh node0 ~/.skyq/bin/skyq --version" in str(raised.value)
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash", "dash", "zsh", "fish", "tcsh", "csh"])
+def test_a_folder_may_be_called_almost_anything(shell: str, tmp_path: Path) -> None:
+    path = shutil.which(shell)
+    if path is None:
+        pytest.skip("NOT TESTED: there is no %s here" % shell)
+    folder = tmp_path / "Jürgen" / "{a,b} ~ (c) [d]* & e; #f|g^h%i=j<k>?"
+    folder.mkdir(parents=True)
+    (folder / "skyq").write_text("echo ran $1")
+    line = shell_line(str(folder / "skyq"), "well", needs=str(folder), else_say="gone")
+    done = subprocess.run([path, "-c", line], capture_output=True, check=False)
+    assert done.stdout == b"ran well\n", done

@@ -34,9 +34,16 @@ def hide_processes(host: Host) -> None:
     host.root("mount", "-o", "remount,hidepid=2", "/proc")
 
 
-def move_home(host: Host) -> None:
-    """Another disk has it, and a link stands in its place."""
-    host.root("sh", "-c", "mkdir /home/disk && mv /home/ada /home/disk && ln -s disk/ada /home/ada")
+def move_home(host: Host, name: str) -> None:
+    """Another disk has it, and the home of ada's account is a link to that, with a name of its own."""
+    script = """
+        mkdir /home/disk
+        mv /home/ada /home/disk
+        ln -s disk/ada /home/ada
+        ln -s disk/ada "$0"
+        sed -i "s#:/home/ada:#:$0:#" /etc/passwd
+    """
+    host.root("sh", "-e", "-c", script, "/home/" + name)
 
 
 def lead_elsewhere(host: Host, folder: str) -> None:
@@ -84,8 +91,8 @@ def told(said: str, host: str) -> str:
 
 def test_odd_hosts_are_a_cluster_like_any_other(make_lab: MakeLab) -> None:
     """The head: tcsh that greets, a banner, one session a connection, no SFTP, a port of its own, a home that
-    is a link, others' processes hidden, cron denied. The workers: fish, another account and port, links in
-    the home, fewer devices; zsh that is slow and greets, no device, no cron.
+    is a link with spaces, others' processes hidden, cron denied. The workers: fish, another account and port,
+    links in the home, fewer devices; zsh that is slow and greets, no device, no cron.
     """
     one, few = {"MaxSessions": "1", "Port": "2222", **NO_SFTP}, {"Port": "2201", "DisableForwarding": "yes"}
     lab = make_lab(
@@ -103,7 +110,7 @@ def test_odd_hosts_are_a_cluster_like_any_other(make_lab: MakeLab) -> None:
     other.write("/home/ada/.config/fish/config.fish", NOISE)
     bare.write("/home/ada/.zshenv", NOISE + "sleep 3\n")
     bare.write("/home/ada/.bashrc", NOISE + "sleep 3000 &\n")
-    move_home(head)
+    move_home(head, "Ada (née Byron)")
     rename_account(other, "bob", 1818)
     log_in_as(lab, other, "bob")
     for name in (".skyq", ".ssh"):
