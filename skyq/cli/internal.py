@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,12 +26,26 @@ def _node(runs: str) -> int:
     from skyq.node.agent import Agent
 
     if runs.startswith("@"):
+        if os.environ.get("XDG_SESSION_ID"):
+            _outlive_this_login()
         runs = _worker_runs(runs[1:])
     try:
         Agent(runs, ClaimDir(os.environ.get("SKYQ_CLAIM_DIR", "/var/tmp"))).serve()
     except BrokenPipeError:
         pass  # the dispatcher is gone: the next one starts another agent
     os._exit(0)  # without a last try to write to it
+
+
+def _outlive_this_login() -> None:
+    """The shims are this process's children, and shall live when the connection breaks."""
+    from skyq import program
+    from skyq.transport import logout
+
+    env = dict(os.environ)
+    argv = [*program.bare_argv(), *sys.argv[1:]]
+    words = logout.escape(argv, env)
+    if words != argv:
+        os.execve(words[0], words, env)
 
 
 def _worker_runs(cluster: str) -> str:

@@ -12,7 +12,7 @@ from skyq import __version__
 from skyq.client import records
 from skyq.client.records import Remote
 from skyq.core import keylines, protocol
-from skyq.core.errors import SkyqError
+from skyq.core.errors import SkyqError, Unreachable
 from skyq.core.host import Pool
 from skyq.core.paths import ClusterDir, Home
 from skyq.core.versions import order
@@ -116,12 +116,25 @@ class Agent:
             return self._stream.read(timeout)
         word = protocol.GREETING.encode() + b" "
         while word not in self._said:
-            data = self._stream.read(timeout)
+            data = self._read_first(timeout)
             self._said += data
             if not data:
                 self._begin_anew(self._why_not())
         self._greeted = True
         return self._said
+
+    def _read_first(self, timeout: float) -> bytes:
+        """What comes from a login shell may take longer."""
+        limit = max(timeout, protocol.FIRST_WORD)
+        try:
+            return self._stream.read(limit)
+        except TimeoutError:
+            raise Unreachable(
+                "%s, the head of cluster '%s', has not answered for %d seconds: is it overloaded, or does a "
+                "file like ~/.bashrc there wait for something? This must end at once: ssh %s true"
+                % (self.remote.head.ip, self.remote.name, limit, self.remote.head.ip),
+                "lost",
+            ) from None
 
     def _begin_anew(self, error: SkyqError) -> None:
         """Once, if that can be."""
@@ -143,8 +156,9 @@ class Agent:
         from skyq.client.landing import last_words
 
         said = last_words(self._said.decode("utf-8", "replace") + "\n" + self._stream.stderr())
-        text = "skyq doesn't start on %s, the head of cluster '%s': %s"
-        return SkyqError(text % (remote.head.ip, remote.name, said or "it says nothing"))
+        text = "skyq doesn't start on %s, the head of cluster '%s': %s\nTry: ssh %s %s --version"
+        words = (remote.head.ip, remote.name, said or "it says nothing", remote.head.ip, remote.launcher)
+        return SkyqError(text % words)
 
     def write(self, data: bytes) -> None:
         """See Stream."""

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pkgutil
 import re
 import time
@@ -22,7 +23,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from skyq.transport.base import Stream
 
-FIRST_WORD = 45.0  # seconds until a machine has logged us in and started Python
 PATIENCE = 180.0  # seconds for one request: nvidia-smi, a slow disk, another client that founds the cluster
 SILENCE = 30.0  # seconds without a word, after which it is gone; it says one every 5
 LANDING, NO_PYTHON = "skyq-landing 1 ", "skyq-no-python"
@@ -90,6 +90,8 @@ class Landing:
         self.buffer = b""
         self.decoder = protocol.Decoder()
         self.messages: list[Message] = []
+        self.landed = False
+        """Whether our program runs there."""
 
     def hello(self) -> Facts:
         """What is there. Raises Unfit where skyq can't land."""
@@ -106,7 +108,7 @@ class Landing:
             order = {"name": build.name, "size": len(body), "sha256": build.sha256, "zlib": compressed}
         self.stream.write(json.dumps(order).encode() + b"\n" + body)
         self.stream.write(protocol.greeting())
-        deadline = time.monotonic() + FIRST_WORD
+        deadline = time.monotonic() + protocol.FIRST_WORD
         while not self.decoder.greeted:
             self._feed(self._read(deadline))
 
@@ -138,22 +140,36 @@ class Landing:
         try:
             data = self.stream.read(max(0.1, deadline - time.monotonic()))
         except TimeoutError:
-            text = "%s: no word from it any more. Is it overloaded? Try: ssh %s true"
-            raise Unreachable(text % (self.name, self.name), "lost") from None
+            raise self._silent() from None
         if not data:
-            said = last_words(self.buffer.decode("utf-8", "replace") + "\n" + self.stream.stderr())
-            raise Unfit("%s: skyq can't run there. It said: %s" % (self.name, said or "nothing"))
+            raise Unfit("%s: skyq can't run there. It said: %s" % (self.name, self._said() or "nothing"))
         return data
+
+    def _silent(self) -> Unreachable:
+        if self.landed:
+            text = "%s: no word from it any more. Is it overloaded? Try: ssh %s true"
+            return Unreachable(text % (self.name, self.name), "lost")
+        said = self._said()
+        return Unreachable(
+            "%s: its login shell started nothing within %d s%s. Does its ~/.bashrc or the like wait for "
+            "something, or start another shell? This must end at once: ssh %s true"
+            % (self.name, protocol.FIRST_WORD, said and ", and said: " + said, self.name),
+            "lost",
+        )
+
+    def _said(self) -> str:
+        return last_words(self.buffer.decode("utf-8", "replace") + "\n" + self.stream.stderr())
 
     def _word(self) -> Facts:
         """The next line of skyq/landing.py; what stands before it is noise of the shell."""
-        deadline = time.monotonic() + FIRST_WORD
+        deadline = time.monotonic() + protocol.FIRST_WORD
         word = LANDING.encode()
         while True:
             at = self.buffer.find(word)
             end = self.buffer.find(b"\n", at) if at >= 0 else -1
             if end >= 0:
                 line, self.buffer = self.buffer[at + len(word) : end], self.buffer[end + 1 :]
+                self.landed = True
                 return self._checked(line)
             if NO_PYTHON.encode() in self.buffer:
                 raise Unfit(self._no_python())
@@ -192,6 +208,7 @@ def _no_landing(name: str, found: Facts) -> str:
         "EDQUOT": "Your quota there is used up. Make room: ssh %s quota" % name,
         "EROFS": "Its home can't be written to. Have that mended, or set SKYQ_HOME there.",
         "EACCES": "Have the rights mended: ssh %s ls -ld %s" % (name, path),
+        "ENOENT": "Is the home folder there? Look: ssh %s ls -ld %s" % (name, os.path.dirname(path)),
     }
     hint = hints.get(str(found.get("failed")), "Look there: ssh %s ls -la %s" % (name, path))
     return "%s: %s can't be written: %s. %s" % (name, path, why, hint)

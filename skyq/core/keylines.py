@@ -13,7 +13,8 @@ from __future__ import annotations
 import re
 
 _LINES = re.compile(rb"[^\n]*\n|[^\n]+")
-_HARMLESS = re.compile(r"~?[\w./+,:@%-]+", re.ASCII)
+_HARMFUL = re.compile("[\x00-\x1f\x7f'\"$`!\\\\\ud800-\udfff]")
+"""Within '…"…"…' all else is itself to sh, csh, fish and zsh."""
 DEFAULT_LAUNCHER = "~/.skyq/bin/skyq"
 
 
@@ -30,7 +31,7 @@ def shell_line(launcher: str, words: str, needs: str = "", else_say: str = "") -
     """
     path = "$HOME" + launcher[1:] if launcher == DEFAULT_LAUNCHER else launcher
     for each in (launcher, needs):
-        if each and not _HARMLESS.fullmatch(each):
+        if _HARMFUL.search(each):
             raise NoLine("%s holds characters that mean something to a shell" % each)
     first = ""
     if else_say:

@@ -48,6 +48,7 @@ GREETING = "skyq-protocol"
 FRAME_LIMIT = 64 * 1024  # bytes of payload
 MESSAGE_LIMIT = 16 * 1024 * 1024  # bytes of one message
 NOISE_LIMIT = 1024 * 1024  # bytes that may come before the greeting
+FIRST_WORD = 45.0  # seconds until the greeting: a login shell may load modules from a slow disk
 
 LAST = 1
 PART = 2

@@ -118,14 +118,19 @@ class Board:
                 phases[step] = Phase(LIVE)
             return  # nothing to decide
         elif what in ("exited", "gone"):
+            why, unstarted = str(message.get("why", ""))[:500], bool(message.get("unstarted"))
             phases[step] = Phase(
                 GONE if what == "gone" else EXITED,
                 int(message.get("code", UNKNOWN)),
                 bool(message.get("stopped")),
-                str(message.get("why", ""))[:500],
-                bool(message.get("unstarted")),
+                self.where(self.node_of(job, step), why) if unstarted and why else why,
+                unstarted,
             )
         self.dirty.add(job.id)
+
+    def where(self, node: str, why: str) -> str:
+        """With the node's name, if there are others."""
+        return "%s: %s" % (node, why) if len(self.nodes) > 1 else why
 
     def ask_again(self, node: str) -> None:
         """A connection broke or came up: what the node was asked may not have reached it."""

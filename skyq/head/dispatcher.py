@@ -241,7 +241,8 @@ class Dispatcher:
             if job is None or step in self.board.phases.get(job_id, {step: None}):
                 continue  # it was cancelled meanwhile
             if why and self.board.node_of(job, step) == node:
-                self.board.phases[job_id][step] = Phase(GONE, UNKNOWN, why=why, unstarted=True)
+                told = self.board.where(node, why)
+                self.board.phases[job_id][step] = Phase(GONE, UNKNOWN, why=told, unstarted=True)
             self.board.dirty.add(job_id)
         if why:
             self.fleet.pause(node, "its folder did not come: " + why)

@@ -15,7 +15,7 @@ import socket
 import time
 from typing import Any, Dict, List, Optional, Tuple
 
-from skyq.core import protocol
+from skyq.core import keylines, protocol
 from skyq.core.errors import SkyqError, Unreachable
 from skyq.core.model import Device, Node, Reach
 from skyq.core.paths import ClusterDir, Home
@@ -25,7 +25,6 @@ from skyq.transport.base import Channel
 
 LOCK_WAIT = 120.0  # seconds for another client that founds the same cluster
 LOOK = 0.2  # seconds
-MEETING = 20.0  # seconds for a worker to answer at one address
 SSH_PORT = 22
 
 Message = Dict[str, Any]
@@ -49,6 +48,7 @@ def begin(cluster: str, pool: str) -> Message:
     """
     home = own_state()
     where = home.cluster(cluster)
+    _refuse_if_unspeakable(where)
     make_private(home.clusters)
     make_private(where.root)
     _take_turn(where, cluster)
@@ -68,6 +68,17 @@ def names(cluster: str) -> List[str]:
     return (
         [node.name for node in Head(where, cluster).store.nodes()] if os.path.exists(where.database) else []
     )
+
+
+def _refuse_if_unspeakable(where: ClusterDir) -> None:
+    """Commands name the state in a line for the login shell here."""
+    try:
+        keylines.shell_line(keylines.DEFAULT_LAUNCHER, "", needs=where.database)
+    except keylines.NoLine as error:
+        text = (
+            "the queue can't be there: %s. Set SKYQ_HOME to another folder there, in ~/.bashrc or the like."
+        )
+        raise SkyqError(text % error) from None
 
 
 def discard(cluster: str) -> None:
@@ -200,7 +211,7 @@ class _Worker:
         while self.left and not self.channel:
             self.at = self.left.pop(0)
             if self.is_new():
-                self.deadline = time.monotonic() + MEETING
+                self.deadline = time.monotonic() + protocol.FIRST_WORD
                 self.decoder = protocol.Decoder()
                 reach = Reach(*self.at, self.about["user"])
                 self.channel = SshChannel(reach, where.key, where.known_hosts, "skyq")
@@ -262,7 +273,7 @@ def _hear(worker: _Worker, where: ClusterDir, readable: bool) -> None:
             worker.trouble = ""
             worker.close()
         elif time.monotonic() > worker.deadline:
-            raise SkyqError("no answer within %d s" % MEETING)
+            raise SkyqError("no answer within %d s" % protocol.FIRST_WORD)
     except (OSError, SkyqError) as error:
         worker.failed(_why(error, worker))
         worker.next_address(where)

@@ -77,8 +77,9 @@ class Link:
             if now >= self._due:
                 self._open(now)
             return self._due if self._channel is None else now
-        if now - self._heard_at > SILENCE:
-            self.lose("no word from the node for %d s" % SILENCE)
+        patience = SILENCE if self._decoder.greeted else protocol.FIRST_WORD
+        if now - self._heard_at > patience:
+            self.lose("no word from the node for %d s" % patience)
             return self._due
         if now >= self._ping_at:
             self._ping_at = now + PING_EVERY

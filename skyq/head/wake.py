@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from contextlib import contextmanager
 from typing import Dict, Iterator
 
 from skyq import program
 from skyq.core.paths import ClusterDir
 
+OUTSIDE = b"outside"
+ESCAPE = 10.0  # seconds for a new dispatcher to leave this login
 ANSWER = 2.0  # seconds that a dispatcher may take to answer
 LOG_LIMIT = 1024 * 1024  # bytes of dispatcher.log that are kept when the next dispatcher starts, twice
 _FOLDERS = ("SKYQ_HOME", "SKYQ_STATE_DIR", "SKYQ_CLAIM_DIR")
@@ -49,20 +52,41 @@ def wake(where: ClusterDir, cluster: str) -> None:
 
 def _spawn(where: ClusterDir, argv: list[str]) -> None:
     """Start it as nobody's child, with nothing of this process: it outlives the shell, the ssh, the cron."""
+    # Else it is no login of systemd-logind's; and who sits at a terminal doesn't leave within a moment.
+    hasty = bool(os.environ.get("XDG_SESSION_ID")) and not os.isatty(0)
+    out, into = os.pipe() if hasty else (-1, -1)
     child = os.fork()
     if child:
         os.waitpid(child, 0)
+        if hasty:
+            os.close(into)
+            _see_it_off(where, out)
         return
     try:
         os.setsid()
         if os.fork() == 0:
-            _become(where, argv)
+            _become(where, argv, into)
     finally:
         os._exit(1)
 
 
-def _become(where: ClusterDir, argv: list[str]) -> None:
-    environment = _environment()
+def _see_it_off(where: ClusterDir, out: int) -> None:
+    """Where the end of this login would kill it: wait until it runs outside of that."""
+    with open(out, "rb") as file:
+        outside = file.read() == OUTSIDE
+    deadline = time.monotonic() + ESCAPE
+    while outside and not knock(where) and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def _become(where: ClusterDir, argv: list[str], into: int) -> None:
+    environment, inside = _environment(), argv
+    if os.environ.get("XDG_SESSION_ID"):
+        from skyq.transport import logout
+
+        argv = logout.escape(argv, environment)
+    if into >= 0 and argv is not inside:
+        os.write(into, OUTSIDE)
     null = os.open("/dev/null", os.O_RDONLY)
     if os.path.exists(where.dispatcher_log) and os.path.getsize(where.dispatcher_log) > LOG_LIMIT:
         os.rename(where.dispatcher_log, where.dispatcher_log + ".1")

@@ -43,7 +43,11 @@ class _Step:
         """Pid of the shim if this agent forked it and it lives."""
         self.undertaker = 0
         """Pid of the process that ends its containers after its shim was killed."""
+        self.why = ""
+        """Why its shim started nothing, if it said so."""
         self.burials = 0
+        self.word = -1
+        """A pipe on which its shim says that it is ready, or why nothing starts."""
         self.fds: List[int] = []
         self.exited = False
         self.going = False
@@ -189,7 +193,7 @@ class Agent:
             else:
                 self.look_at(step)
         except OSError as error:
-            self.refuse(step, "%s: %s" % (run.root, error.strerror))
+            self.refuse(step, "%s: %s" % (error.strerror, run.root))
 
     def has_copy(self, spec: Message) -> bool:
         """Whether the folder is here that the step is to run in."""
@@ -258,22 +262,30 @@ class Agent:
     def fork(self, step: _Step, spec: Message) -> None:
         """Start a shim. Its signals are blocked from birth, so that no word is lost."""
         before = signal.pthread_sigmask(signal.SIG_BLOCK, shim.WORDS)
-        ready, word = os.pipe2(os.O_CLOEXEC) if spec.get("hold") else (-1, -1)
+        step.word, word = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK) if spec.get("hold") else (-1, -1)
         pid = os.fork()
         if pid == 0:
             shim.main(step.run, self.complete(step, spec), self.boot, self.shims, word)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         step.child = pid
         self.waiting[step.key] = step
-        if ready >= 0:
+        if word >= 0:
             os.close(word)
-            self.watch(ready, lambda: self.prepared(step, ready))
+            self.watch(step.word, lambda: self.prepared(step))
 
-    def prepared(self, step: _Step, ready: int) -> None:
-        """A new shim says that all is ready, or is dead."""
-        self.unwatch(ready)
+    def prepared(self, step: _Step) -> None:
+        """A new shim says that all is ready, or why nothing starts, or is dead."""
+        why = self.hear_shim(step)
         if self.steps.get(step.key) is step:
+            step.why = why
             self.look_at(step)
+
+    def hear_shim(self, step: _Step) -> str:
+        """Why it starts nothing, if it has said so and nobody heard it yet."""
+        said = (step.word >= 0 and _read(step.word)) or b""
+        self.unwatch(step.word)
+        step.word = -1
+        return "" if said == shim.READY else said.decode(errors="replace")
 
     def complete(self, step: _Step, spec: Message) -> Message:
         """The spec with what only the node knows."""
@@ -301,7 +313,7 @@ class Agent:
         elif step.child and not step.stop_asked:
             self.waiting[step.key] = step  # its shim is between fork and lock, or not reaped yet
         else:
-            self.refuse(step, refusal(step.run))
+            self.refuse(step, step.why or self.hear_shim(step) or refusal(step.run))
 
     def refuse(self, step: _Step, why: str) -> None:
         """Nothing of the step was started: see to it that nothing will be, then say so."""

@@ -12,6 +12,7 @@ from skyq.core.finding import Finding
 from skyq.core.paths import RunDir
 from skyq.node import probe, proc
 from skyq.node.records import Started
+from skyq.transport import logout
 
 NVIDIA = ["--query-compute-apps=gpu_uuid,pid,used_memory,process_name", "--format=csv,noheader,nounits"]
 SHOWN = 10  # processes
@@ -116,6 +117,9 @@ def containment() -> Finding:
         text += "\nthis machine offers too, unused so far: " + ", ".join(there)
     if lacking:
         text += "\nnot here: " + ", ".join(lacking)
+    todo = logout.todo()
+    if todo:
+        return Finding("containment", False, "%s\nbut %s" % (text, logout.KILLS), todo)
     return Finding("containment", True, text)
 
 

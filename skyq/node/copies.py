@@ -46,7 +46,7 @@ class Copies:
             self.do[str(message["do"])](message)
         except (OSError, ProtocolError, KeyError, TypeError, ValueError) as error:
             self._drop()
-            self.answer({"is": "not-kept", "why": "%s: %s" % (self.folder, error)})
+            self.answer({"is": "not-kept", "why": _in_words(error, self.folder)})
 
     def _parcel(self, message: Message) -> None:
         self._drop()
@@ -143,6 +143,13 @@ class Copies:
                 pass  # it is being filled
             finally:
                 os.close(lock)
+
+
+def _in_words(error: Exception, folder: str) -> str:
+    """What happened before where: long paths are cut at their end."""
+    if isinstance(error, OSError) and error.strerror:
+        return "%s: %s" % (error.strerror, error.filename or folder)
+    return "%s: %s" % (error, folder)
 
 
 def _home_token() -> str:

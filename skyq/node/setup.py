@@ -15,6 +15,8 @@ from skyq.core import keylines
 from skyq.core.errors import SkyqError
 from skyq.core.paths import Home
 from skyq.node import probe
+from skyq.node.baseenv import bash
+from skyq.transport import logout
 
 TRIES = 5  # at a file that others change meanwhile
 KEPT = 4  # builds that stay, however old
@@ -23,7 +25,16 @@ ABANDONED = 3600  # seconds after which nobody is still sending a file
 
 
 def facts(devices: bool) -> Dict[str, Any]:
-    """What this machine has; devices only where they aren't declared. Raises SkyqError as the probe does."""
+    """What this machine has; devices only where they aren't declared.
+
+    Raises SkyqError as the probe does, where there is no bash, without which no job runs, and where jobs end
+    with the login.
+    """
+    if not os.access(bash(), os.X_OK):
+        raise SkyqError("there is no bash, which jobs run in. Install it there (apt install bash).")
+    todo = logout.todo()
+    if todo:
+        raise SkyqError("%s. %s" % (logout.KILLS, todo))
     found = probe.devices() if devices else ()
     return {
         "devices": [[device.index, device.accelerator, device.uuid] for device in found],

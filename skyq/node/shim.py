@@ -29,6 +29,8 @@ CLEANUP = 2.0  # seconds that an engine's processes get between the KILL of thei
 KILL_AGAIN = 0.05  # seconds between two rounds of KILL: a fork may win one round
 FULL = 1024 * 1024  # bytes free, below which a disk is full for most purposes
 FULL_DISK = 1.0  # seconds between two tries to write the exit record
+READY = b"!"
+NOTE_SIZE = 500  # bytes
 OOM_SCORE = 200  # of 1000: under memory pressure the kernel takes the job before its shim
 
 REFUSED = 75  # exit status: nothing was started (sysexits' EX_TEMPFAIL); `refusal` tells why
@@ -106,22 +108,27 @@ def _insist_on_lock(path: str) -> Optional[int]:
 def main(run: RunDir, spec: Spec, boot: str, shims: int, agent: int = -1) -> NoReturn:
     """The whole life of a shim, right after the fork; `shims` is held, shared, while it lives.
 
-    `agent`: a pipe on which the node agent waits to hear that all is prepared; -1: it doesn't.
+    `agent`: a pipe on which the node agent waits to hear READY, or why nothing starts; -1: it doesn't.
     All signals are blocked here, and were in the parent before the fork: none gets lost.
     """
     status = REFUSED
     try:
         status = _Shim(run, spec, boot).live(shims, agent)
     except OSError as error:
-        _note(run, "%s: %s" % (error.filename or run.root, error.strerror))
+        _note(run, agent, "%s: %s" % (error.strerror, error.filename or run.root))
     except BaseException as error:
-        _note(run, "%s: %s" % (type(error).__name__, error))
+        _note(run, agent, "%s: %s" % (type(error).__name__, error))
     finally:
         os._exit(status)
 
 
-def _note(run: RunDir, why: str) -> None:
-    """Why nothing was started, for the node agent; on a full disk this may fail too."""
+def _note(run: RunDir, agent: int, why: str) -> None:
+    """Why nothing was started, for the node agent, or the next one; a full disk takes no note."""
+    try:
+        if agent >= 0:
+            os.write(agent, why.encode()[:NOTE_SIZE])
+    except OSError:
+        pass  # it is gone
     try:
         with open(run.refusal, "w") as file:
             file.write(why)
@@ -204,13 +211,12 @@ class _Shim:
             json.dump(record, file)
         os.rename(self.run.prepared + ".new", self.run.prepared)
         if agent >= 0:
-            os.write(agent, b"!")
-            os.close(agent)
+            os.write(agent, READY)
         deadline = time.monotonic() + self.spec["hold"]
         while True:
             found = signal.sigtimedwait(WORDS, max(0.0, deadline - time.monotonic()))
             if found is None:
-                _note(self.run, "the word to go did not come within %d s" % self.spec["hold"])
+                _note(self.run, agent, "the word to go did not come within %d s" % self.spec["hold"])
                 return False
             if found.si_signo == signal.SIGTERM:
                 return False

@@ -14,7 +14,8 @@ import pytest
 
 from skyq.client.landing import Landing, Unfit, program, shell_line
 from skyq.client.slices import Slice, Whole
-from skyq.core.errors import HostClaimed, SkyqError
+from skyq.core import protocol
+from skyq.core.errors import HostClaimed, SkyqError, Unreachable
 from skyq.core.keylines import DEFAULT_LAUNCHER
 from tests.client.conftest import Start
 from tests.test_zipapp import pythons
@@ -146,6 +147,17 @@ def test_without_a_python_it_says_what_is_needed(start: Start, home: Path, there
         landing.hello()
 
     assert ("Python 3.6.1 is too old" in str(raised.value)) == (there == "old")
+
+
+def test_a_shell_that_starts_nothing_is_told_from_a_machine_that_died(
+    start: Start, build: Slice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one with `exec fish`, or a question, in its ~/.bashrc."""
+    monkeypatch.setattr(protocol, "FIRST_WORD", 0.5)
+    landing = Landing("there", start("echo Which project?; exec sleep 60"))
+    with pytest.raises(Unreachable, match=r"started nothing within 0 s, and said: Which project\?") as raised:
+        landing.hello()
+    assert "~/.bashrc" in str(raised.value) and "ssh there true" in str(raised.value)
 
 
 def test_a_shell_that_lets_nobody_in_is_quoted(start: Start) -> None:

@@ -21,7 +21,7 @@ def test_a_job_that_can_not_start_waits_says_why_and_starts_when_it_can(queue: L
     queue.until(lambda: queue.job(job)["reason"], "it says why it waits")
 
     record = queue.job(job)
-    assert record["reason"] == "%s: Is a directory" % folder
+    assert record["reason"] == "Is a directory: %s" % folder
     assert (record["status"], record["start_at"]) == ("PENDING", None)
     queue.run("exec", "local", "rmdir %s" % folder)
     assert queue.wait(job, "FAILED")["exit_codes"] == [3]

@@ -65,6 +65,9 @@ def make(disk: Path, name: str, traits: Traits) -> None:
     if traits.gpus:
         Path(shutil.copy(HERE / "nvidia-smi", disk / "usr" / "local" / "bin")).chmod(0o755)
         gpus(disk, name, traits.gpus)
+    if traits.kills_at_logout:
+        for name in ("logins", "loginctl", "systemd-run"):
+            Path(shutil.copy(HERE / name, disk / "usr" / "local" / "bin")).chmod(0o755)
     real = ["/usr/bin/nvidia-smi", "/bin/nvidia-smi"]
     (disk / "hidden").write_text("".join(path + "\n" for path in [*real, *traits.hidden]))
 
@@ -95,9 +98,10 @@ def new_key(path: Path, comment: str) -> str:
 
 
 def sshd_config(disk: Path, options: Mapping[str, str]) -> None:
-    """Settings that are the machine's own come first: sshd takes the first it sees."""
+    """Settings that are the machine's own come first, in place of the usual ones."""
     own = "".join("%s %s\n" % option for option in options.items())
-    (disk / "etc" / "ssh" / "sshd_config").write_text(own + SSHD)
+    usual = [line for line in SSHD.splitlines(keepends=True) if line.split()[0] not in options]
+    (disk / "etc" / "ssh" / "sshd_config").write_text(own + "".join(usual))
 
 
 def addresses(disks: Iterable[Path], hosts: Mapping[str, str]) -> None:

@@ -39,7 +39,8 @@ class Host:
         self.serves = False  # whether there is an sshd
         self._cut = False
         self._wires = wires
-        self._sshd_options = dict(traits.sshd)
+        login = {"SetEnv": "XDG_SESSION_ID=1"} if traits.kills_at_logout else {}  # as pam_systemd says
+        self._sshd_options = {**login, **traits.sshd}
         self._outside: subprocess.Popen[str] | None = None
         self._first: psutil.Process | None = None
         self._programs: list[Program] = []
@@ -129,6 +130,7 @@ class Host:
             "port": "" if self._cut else "master bridge",
             "mac": mac(self.address),
             "sshd": which("sshd") if self.serves else "",
+            "logins": "/usr/local/bin/logins %d" % self.port if self.traits.kills_at_logout else "",
             "cron": which("cron") if self.traits.cron and self.serves else "",
         }
 

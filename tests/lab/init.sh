@@ -40,7 +40,11 @@ pivot_root . .
 umount -l .
 cd /
 exec 3>&1 </dev/null >>/var/log/console 2>&1
-[ -z "$sshd" ] || "$sshd" -D -E /var/log/sshd.log 3>&- &
+if [ -n "$logins" ]; then
+    $logins "$sshd" -E /var/log/sshd.log 3>&- &
+elif [ -n "$sshd" ]; then
+    "$sshd" -D -E /var/log/sshd.log 3>&- &
+fi
 [ -z "$cron" ] || "$cron" -f 3>&- &
 echo up >&3
 exec 3>&-

@@ -219,6 +219,23 @@ def test_homes_can_be_full_read_only_or_shared(make_lab: MakeLab) -> None:
     assert ssh(lab, "node0", "./program; touch file") == "ran"
 
 
+def test_the_end_of_a_login_can_be_that_of_all_it_left(make_lab: MakeLab) -> None:
+    lab = make_lab(1, traits={"node0": Traits(kills_at_logout=True)})
+    leave = "setsid sh -c 'sleep 1717 & exec sleep 1717' </dev/null >/dev/null 2>&1 & "
+
+    def left() -> int:
+        return commands(lab.node(0)).count("sleep 1717 ")
+
+    talking = talk(lab, "node0")
+    assert ssh(lab, "node0", leave + "sleep 0.5; echo $XDG_SESSION_ID") == "1"
+    wait_until(lambda: left() == 0, "what it left is killed")
+    assert says_again(talking, "still here")
+
+    ssh(lab, "node0", "loginctl enable-linger")
+    ssh(lab, "node0", 'XDG_RUNTIME_DIR=/ systemd-run --user --scope -- sh -c "%s sleep 0.5"' % leave)
+    assert left() == 2, "it was no longer of that login"
+
+
 def test_a_person_at_a_terminal_is_asked_and_can_interrupt(make_lab: MakeLab) -> None:
     lab = make_lab(1, known_hosts=False, traits={"node0": Traits(sshd={"PasswordAuthentication": "yes"})})
     (lab.client.home / ".ssh" / "id_ed25519").unlink()

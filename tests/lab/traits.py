@@ -24,6 +24,8 @@ class Traits:
     """Lines of sshd_config, such as {"MaxSessions": "1"}; Port is known to the client's ~/.ssh/config."""
     shell: str = "/bin/bash"
     """ada's login shell."""
+    kills_at_logout: bool = False
+    """What a login leaves is killed, as by systemd-logind with KillUserProcesses=yes."""
     hidden: Sequence[str] = ()
     """Programs that this machine lacks, such as /usr/bin/python3."""
     shared: Sequence[Path] = ()

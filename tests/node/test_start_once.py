@@ -124,7 +124,7 @@ def test_a_refused_start_says_why_and_never_starts_later(node: Node) -> None:
 
     message = agent.hear("gone")
     assert message["unstarted"]
-    assert message["why"] == "%s: Is a directory" % node.run().script
+    assert message["why"] == "Is a directory: %s" % node.run().script
     os.rmdir(node.run().script)
     assert _shim_ends_with(ALREADY, node, TELL % ran)
     agent.start(TELL % ran)
@@ -178,7 +178,7 @@ def test_a_full_disk_or_an_unwritable_folder_is_no_end_of_the_agent(node: Node) 
     agent.start("exit 0")
     message = agent.hear("gone")
     assert message["unstarted"]
-    assert message["why"].endswith(": Not a directory")
+    assert message["why"].startswith("Not a directory: ")
     agent.stop("run-1")
     assert agent.hear("gone")["stopped"]
 
