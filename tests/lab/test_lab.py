@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -135,6 +136,21 @@ def test_a_cut_between_two_machines_leaves_the_others(make_lab: MakeLab) -> None
     assert "timed out" in refusal(lab, "node1")
     lab.heal("client", "node1")
     assert ssh(lab, "node1", "hostname") == "node1"
+
+
+def test_packets_of_a_machine_far_away_take_longer_and_can_still_be_cut(make_lab: MakeLab) -> None:
+    lab = make_lab(1)
+    lab.delay("client", 0.1)
+    began = time.monotonic()
+    assert len(ssh(lab, "node0", "head -c 3000000 /dev/zero | tr '\\0' x")) == 3_000_000
+    assert time.monotonic() - began > 5 * 0.2, (
+        "TCP, the banners, the keys, the login and the channel: a round trip each"
+    )
+    lab.cut("client")
+    assert "timed out" in refusal(lab, "node0")
+    lab.heal("client")
+    lab.reboot("client")
+    assert ssh(lab, "node0", "hostname") == "node0"
 
 
 def test_a_reboot_keeps_the_disk_and_nothing_else(make_lab: MakeLab) -> None:
