@@ -49,11 +49,6 @@ def says_again(talking: subprocess.Popen[str], word: str) -> bool:
     return talking.stdout.readline() == word + "\n"
 
 
-def received(host: Host) -> int:
-    """Bytes that came over its cable."""
-    return int(host.root("cat", "/sys/class/net/eth0/statistics/rx_bytes"))
-
-
 def commands(host: Host) -> list[str]:
     """The processes of ada that are seen there."""
     script = 'for own in /proc/[0-9]*; do [ ! -O "$own" ] || tr "\\0" " " <"$own/cmdline"; echo; done'
@@ -115,11 +110,9 @@ def test_packets_of_a_cut_machine_vanish_until_it_is_healed(make_lab: MakeLab) -
     lab = make_lab(2)
     talking = talk(lab, "node1")
     lab.cut("node1")
-    before = received(lab.node(1))
 
     assert "timed out" in refusal(lab, "node1")
     assert ssh(lab, "node0", "hostname") == "node0"
-    assert received(lab.node(1)) == before
     assert talking.poll() is None
     lab.heal("node1")
     assert says_again(talking, "still here")
