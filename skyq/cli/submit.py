@@ -30,15 +30,16 @@ def give(name: str, order: Order, accept_new: bool) -> int:
         return carry_out(cluster.open_head(name), order)
     from skyq.cli import remote
 
-    take = None
+    goods = remote.Goods()
     if order.has_files:
         from skyq.cli.baggage import Baggage
 
         with muted(order.quiet):
             baggage = Baggage(order.task, order.yes)
-        order, take = order._replace(bags=baggage.bags), baggage.take
+        order = order._replace(bags=baggage.bags, announced=bool(baggage.announcement))
+        goods = remote.Goods(baggage.take, baggage.announcement)
     verb = "launch" if order.launch else "exec"
-    return remote.run(name, verb, [name], order.packed(), remote.Contact(True, accept_new), take)
+    return remote.run(name, verb, [name], order.packed(), remote.Contact(True, accept_new), goods)
 
 
 def obey(words: list[str], message: dict[str, Any]) -> int:
@@ -109,13 +110,14 @@ def _known(head: Head, order: Order) -> int:
 def _store(head: Head, order: Order) -> int:
     if not order.has_files:
         return head.submit(order.task, user(), order.uuid)
-    from skyq.cli.sync import prepare, receive
-
     if place.current().tell is not None:  # the files are where it was typed
-        from skyq.cli.agent import parcels
+        from skyq.cli import agent
+        from skyq.cli.receive import receive
 
-        copy = receive(head, order.task, order.uuid, order.bags, parcels)
+        copy = receive(head, order, agent.sender())
     else:
+        from skyq.cli.sync import prepare
+
         copy = prepare(head, order.task, order.uuid, order.yes)
     try:
         return head.submit(order.task, user(), order.uuid, copy.path)
