@@ -1,6 +1,6 @@
 """`python3 bench [ROW...]`: what skyq costs, as ratios measured in this run. Build skyq.pyz first.
 
-Over SSH, as root: `.venv/bin/python bench ssh [commands|lines|many]`.
+Over SSH, as root: `.venv/bin/python bench ssh [commands|lines|many|sync]`.
 """
 
 from __future__ import annotations

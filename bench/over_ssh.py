@@ -187,10 +187,43 @@ def many(nodes: int = 64) -> None:
         skyq(client, "cancel", "lab", "-a", "-y")
 
 
+def sync(runs: int = 15, files: int = 1000, round_trip: float = 0.04) -> None:
+    """What a workdir adds to an `exec`, to a head that is far away."""
+    with lab(2) as found:
+        client = found.client
+        client.write("/home/ada/bare.yaml", TASK)
+        client.write("/home/ada/task.yaml", TASK + "workdir: ~/proj\n")
+        for number in range(files):
+            client.write("/home/ada/proj/d%d/f%d.py" % (number % 20, number), ("%d\n" % number) * 900)
+        client.run(["skyq", "exec", "lab", "-d", "bare.yaml"])
+        found.delay("client", round_trip / 2)
+        unit = statistics.median(seconds(client, ["ssh", "node0", "true"]) for _ in range(5))
+        rows: dict[str, list[str]] = {
+            "`exec -d` without a workdir": ["skyq", "exec", "lab", "-d", "bare.yaml"],
+            "with it, unchanged": ["skyq", "exec", "lab", "-d", "task.yaml"],
+        }
+        first = seconds(client, rows["with it, unchanged"])
+        taken: dict[str, list[float]] = {name: [] for name in rows}
+        for _ in range(runs):
+            for name, argv in rows.items():
+                taken[name].append(seconds(client, argv))
+        bare, again = (statistics.median(taken[name]) for name in rows)
+        more = statistics.median(b - a for a, b in zip(*taken.values(), strict=True))
+        print(
+            "\n| %d files, %.0f ms away | ms | more than bare | aim |\n|---|---|---|---|"
+            % (files, round_trip * 1e3)
+        )
+        print("| `ssh node0 true`, cold | %.0f | | |" % (unit * 1e3))
+        print("| `exec -d` without a workdir | %.0f | | |" % (bare * 1e3))
+        print("| with one, first | %.0f | %.0f ms | 3000 ms |" % (first * 1e3, (first - bare) * 1e3))
+        trips = more / round_trip
+        print("| with one, unchanged | %.0f | %.1f round trips | 3 |" % (again * 1e3, trips))
+
+
 def main(rows: list[str]) -> None:
     """Run the rows that are named, or all."""
     sys.path.insert(0, str(ROOT))
-    known = {"commands": commands, "lines": lines, "many": many}
+    known = {"commands": commands, "lines": lines, "many": many, "sync": sync}
     for name in rows or list(known):
         known[name]()
         sys.stdout.flush()

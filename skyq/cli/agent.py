@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from importlib import import_module
-from typing import Any, Iterator
+from typing import Any
 
 from skyq.cli import place
 from skyq.cli.main import guarded
@@ -48,12 +48,25 @@ def tell(message: Message) -> str | None:
     return _wire.answers.get() if message["is"] == "job" else None
 
 
-def parcels(wish: Message) -> Iterator[Message]:
-    """Say to the client what to send, and get what it sends: messages of transport/parcel.py, without end."""
+class _Sender:
+    """The client, as one that has files; see cli/sync.py."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    def tell(self, message: Message) -> None:
+        """Say what is wanted, or how far it has come."""
+        self._wire.say(message)
+
+    def next(self) -> Message:
+        """Wait for the next message of a parcel."""
+        return self._wire.parcels.get()
+
+
+def sender() -> _Sender:
+    """The client."""
     assert _wire is not None
-    _wire.say(wish)
-    while True:
-        yield _wire.parcels.get()
+    return _Sender(_wire)
 
 
 def main(verb: str, words: list[str]) -> int:

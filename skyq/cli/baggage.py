@@ -17,6 +17,9 @@ from skyq.core.protocol import Message
 from skyq.transport import parcel
 from skyq.transport.parcel import Item
 
+EARLY = 10_000  # entries that are announced unasked; see agent.PILE
+EARLY_BAGS = 8
+
 
 class Baggage:
     """Packed once; sent as often as the head asks for it. Raises TaskError for what can't be read."""
@@ -39,6 +42,17 @@ class Baggage:
             self._pack("", inside, own)
         for target, listing in outside:
             self._pack(target, [(parcel.MOUNT, listing)], 0)
+
+    @property
+    def announcement(self) -> bytes:
+        """What all bags hold, to be said unasked; nothing where that is too much."""
+        if len(self._packed) > EARLY_BAGS or sum(len(roots) for _, roots in self._packed) > EARLY:
+            return b""
+        return b"".join(frame for number in range(len(self._packed)) for frame in self._announced(number))
+
+    def _announced(self, number: int) -> Iterator[bytes]:
+        _, roots = self._packed[number]
+        return parcel.announcement({"name": str(number)}, [item for _, item in roots], zipped=True)
 
     @property
     def bags(self) -> tuple[Bag, ...]:
@@ -65,10 +79,9 @@ class Baggage:
         number = message.get("bag")
         if not isinstance(number, int) or not 0 <= number < len(self._packed):
             raise SkyqError("The head of the cluster asks for files that don't go along.")
-        _, roots = self._packed[number]
         if what == "send":
-            return parcel.announcement({"name": str(number)}, [item for _, item in roots])
-        return self._contents(roots, message["files"])
+            return self._announced(number)
+        return self._contents(self._packed[number][1], message["files"])
 
     def _contents(self, roots: list[tuple[str, Item]], lacks: list[int]) -> Iterator[bytes]:
         known = [number for number in lacks if isinstance(number, int) and 0 <= number < len(roots)]

@@ -99,7 +99,7 @@ def _end_elsewhere(name: str, options: list[str]) -> bool:
 
     gone = Gone()
     try:
-        if remote.run(name, "down", [name, *options], take=gone.take):
+        if remote.run(name, "down", [name, *options], goods=remote.Goods(gone.take)):
             return False
     except heads.Gone:
         pass  # somebody else has ended it

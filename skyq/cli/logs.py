@@ -148,7 +148,7 @@ def _fetch(name: str, asked: list[str], words: list[str]) -> int:
         if not cluster.here(name):
             from skyq.cli import remote
 
-            return remote.run(name, "logs", words, {}, take=down.take)
+            return remote.run(name, "logs", words, {}, goods=remote.Goods(down.take))
         return _deliver(name, asked, down.take)
     finally:
         down.close()

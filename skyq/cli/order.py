@@ -34,6 +34,8 @@ class Order(NamedTuple):
     dryrun: bool = False
     bags: tuple[Bag, ...] = ()
     """What comes along from another machine; where the files are here, there are none."""
+    announced: bool = False
+    """Whether what the bags hold is said unasked, right behind the order: that saves a round trip."""
 
     @classmethod
     def of(cls, task: Task, found: Namespace, launch: bool) -> Order:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from typing import Any, Callable
 
-SUBMITTING, SUBMITTED, WAITING, STARTED, ENDED = 1, 2, 3, 4, 5
+SUBMITTING, SYNCING, SUBMITTED, WAITING, STARTED, ENDED = 1, 2, 3, 4, 5, 6
 """The stages of `exec`, `launch` and `logs`, each with the lines that it begins with."""
 
 AT_HEAD = "_SKYQ_AT_HEAD"

@@ -32,6 +32,14 @@ Take = Callable[[Message], "str | Iterator[bytes] | None"]
 """Gets what isn't for the screen; its answer, or frames to send, where something is due."""
 
 
+class Goods(NamedTuple):
+    """What goes along with a verb, or comes of it, beside what is printed."""
+
+    take: Take | None = None
+    early: bytes = b""
+    """Frames that go right behind the request; an order with some says "announced"."""
+
+
 class Contact(NamedTuple):
     """How much may be done to reach a cluster."""
 
@@ -97,14 +105,14 @@ def run(
     words: list[str],
     order: Message | None = None,
     contact: Contact = Contact(),  # noqa: B008
-    take: Take | None = None,
+    goods: Goods = Goods(),  # noqa: B008
 ) -> int:
     """Run a verb on the head of a cluster; returns its exit code.
 
-    `order`: what the verb is to do beyond its words. `take`: gets what isn't for the screen. Raises
-    Unreachable where the head can't be reached, SkyqError where there is no such cluster.
+    `order`: what the verb is to do beyond its words. Raises Unreachable where the head can't be reached,
+    SkyqError where there is no such cluster.
     """
-    return _Command(name, _request(verb, words, order), take).run(contact)
+    return _Command(name, _request(verb, words, order), goods).run(contact)
 
 
 def _request(verb: str, words: list[str], order: Message | None) -> Message:
@@ -133,10 +141,10 @@ def _columns() -> int:
 class _Command:
     """One verb, over as many connections as it takes."""
 
-    def __init__(self, name: str, request: Message, take: Take | None, out: Output | None = None) -> None:
+    def __init__(self, name: str, request: Message, goods: Goods, out: Output | None = None) -> None:
         self.name = name
         self.request = request
-        self.take = take
+        self.take, self.early = goods
         self.out = out or Screen()
         self.held: list[tuple[int, bytes]] = []
         """Printed there, but not yet known as a whole: it would come again on the next connection."""
@@ -154,7 +162,7 @@ class _Command:
     def converse(self, stream: Stream) -> int:
         """On one connection to the end of the verb."""
         self.fruitless += 1
-        conversation = Conversation(self.name, stream, self.request)
+        conversation = Conversation(self.name, stream, self.request, self.early)
         try:
             for messages in conversation.messages():
                 for message in messages:
@@ -206,6 +214,9 @@ class _Command:
             raise error
         self.held.clear()
         self.out.flush()
+        if self.early:
+            self.early = b""  # the job may be there already
+            self.request["order"]["announced"] = False
         what = str(error).splitlines()[0].rstrip(".")
         print("%s. %sConnecting again ..." % (what, self.meanwhile()), file=sys.stderr, flush=True)
         deadline, pause = time.monotonic() + (PATIENCE if self.job() else PATIENCE_SUBMIT), FIRST_PAUSE
@@ -280,7 +291,7 @@ class Asked:
     def _ask(self, name: str, request: Message) -> None:
         kept = Kept()
         try:
-            code = _Command(name, request, None, kept).run(Contact())
+            code = _Command(name, request, Goods(), kept).run(Contact())
             self._answers[name] = Answer(code, bytes(kept.text[1]), bytes(kept.text[2]))
         except SkyqError as error:
             self._answers[name] = Answer(1, error=error)

@@ -70,7 +70,7 @@ def _elsewhere(name: str, words: list[str]) -> int:
     from skyq.cli import remote
 
     gone = Gone()
-    code = remote.run(name, "remove", words, take=gone.take)
+    code = remote.run(name, "remove", words, goods=remote.Goods(gone.take))
     left = cluster.free_hosts(name, gone.names) if gone.names else []
     for text in left:
         print("%s\n%s" % (text, _CLAIMED % name), file=sys.stderr)

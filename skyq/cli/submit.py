@@ -34,17 +34,18 @@ def give(name: str, order: Order, accept_new: bool, wanted: Wanted | None = None
         return carry_out(cluster.open_head(name), order)
     from skyq.cli import remote
 
-    take = None
+    goods = remote.Goods()
     if order.has_files:
         from skyq.cli.baggage import Baggage
 
         with muted(order.quiet):
             baggage = Baggage(order.task, order.yes)
-        order, take = order._replace(bags=baggage.bags), baggage.take
+        order = order._replace(bags=baggage.bags, announced=bool(baggage.announcement))
+        goods = remote.Goods(baggage.take, baggage.announcement)
     verb = "launch" if order.launch else "exec"
     contact = remote.Contact(True, accept_new, wanted)
     try:
-        return remote.run(name, verb, [name], order.packed(), contact, take)
+        return remote.run(name, verb, [name], order.packed(), contact, goods)
     except Declined:
         if not order.dryrun:
             raise
@@ -121,13 +122,14 @@ def _known(head: Head, order: Order) -> int:
 def _store(head: Head, order: Order) -> int:
     if not order.has_files:
         return head.submit(order.task, user(), order.uuid)
-    from skyq.cli.sync import prepare, receive
-
     if place.current().tell is not None:  # the files are where it was typed
-        from skyq.cli.agent import parcels
+        from skyq.cli import agent
+        from skyq.cli.receive import receive
 
-        copy = receive(head, order.task, order.uuid, order.bags, parcels)
+        copy = receive(head, order, agent.sender())
     else:
+        from skyq.cli.sync import prepare
+
         copy = prepare(head, order.task, order.uuid, order.yes)
     try:
         return head.submit(order.task, user(), order.uuid, copy.path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from typing import TYPE_CHECKING, Callable, Iterator, Sequence
 
 from skyq.cli.parser import confirm
 from skyq.cli.progress import Progress, size_text
@@ -15,14 +14,12 @@ from skyq.client.files import Entry, Listing, list_files
 from skyq.core.errors import SkyqError, StoreError, TaskError
 from skyq.core.logtext import plain
 from skyq.core.model import Git, Task
-from skyq.head import workdirs
-from skyq.head.head import Head
 from skyq.transport.parcel import MOUNT
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from skyq.cli.order import Bag
-    from skyq.core.protocol import Message
-    from skyq.transport.parcel import Parcel
+    from skyq.head import workdirs
+    from skyq.head.head import Head
 
 SHOW_ABOVE = 256 * 1024**2  # bytes
 ASK_ABOVE = 10 * 1024**3  # bytes
@@ -34,19 +31,23 @@ def prepare(head: Head, task: Task, uuid: str, yes: bool) -> workdirs.Copy:
 
     Raises TaskError for what can't be read, StoreError when there is no room; then nothing is left.
     """
+    from skyq.head import workdirs
+
     style = Style.of(sys.stdout.isatty(), os.environ)
     print(style.started("Syncing files."))
     sources: list[tuple[str, Listing]] = []  # (where below the copy, what)
     if task.workdir is not None:
         sources.append(("", workdir_listing(task.workdir)))
-        print("  Syncing workdir (to %d node%s): %s -> ~/sky_workdir" % (*_nodes(head), plain(task.workdir)))
+        print(
+            "  Syncing workdir (to %d node%s): %s -> ~/sky_workdir" % (*nodes_text(head), plain(task.workdir))
+        )
     if task.git is not None:
         where = task.git.url.rpartition("@")[2] + (" (%s)" % task.git.ref if task.git.ref else "")
-        print("  Syncing workdir (to %d node%s): %s -> ~/sky_workdir" % (*_nodes(head), plain(where)))
+        print("  Syncing workdir (to %d node%s): %s -> ~/sky_workdir" % (*nodes_text(head), plain(where)))
     inside = [target for target in task.file_mounts if not is_outside(target)]
     sources += [(below(target), mount_listing(task.file_mounts[target])) for target in inside]
     mounts = {
-        _outside(target): mount_listing(source)
+        outside(target): mount_listing(source)
         for target, source in task.file_mounts.items()
         if is_outside(target)
     }
@@ -62,69 +63,16 @@ def prepare(head: Head, task: Task, uuid: str, yes: bool) -> workdirs.Copy:
     return copy
 
 
-def receive(
-    head: Head, task: Task, uuid: str, bags: Sequence[Bag], ask: Callable[[Message], Iterator[Message]]
-) -> workdirs.Copy:
-    """The same where the files are on the machine where it was typed: each bag is asked for, and comes."""
-    style = Style.of(sys.stdout.isatty(), os.environ)
-    print(style.started("Syncing files."))
-    given = task.workdir if task.git is None else task.git.url.rpartition("@")[2]
-    if given is not None:
-        print("  Syncing workdir (to %d node%s): %s -> ~/sky_workdir" % (*_nodes(head), plain(given)))
-    sys.stdout.flush()
-    for bag in bags:
-        if bag.target:
-            workdirs.check_mount(head.where, _outside(bag.target))
-    _check_room(head, sum(bag.size for bag in bags))
-    base = workdirs.adopt(head.where)
-    try:
-        with workdirs.Copy(head.where, uuid) as copy:
-            if task.git is not None:
-                copy.fetch(task.git.url, task.git.ref)
-            for number, bag in enumerate(bags):
-                if not bag.target:
-                    parcel = copy.parcel(base)
-                    _unpack(parcel, ask, number)
-                    copy.take(parcel, bag.own)
-            copy.keep(base)
-        for number, bag in enumerate(bags):
-            if bag.target:
-                with workdirs.Copy(head.where, "%s-mount-%d" % (uuid, number)) as mount:
-                    parcel = mount.parcel("")
-                    _unpack(parcel, ask, number)
-                    mount.take(parcel, 0)
-                    mount.keep("", _outside(bag.target))
-                    mount.show_at(_outside(bag.target))
-    except OSError as error:
-        raise _not_made(head, error) from None
-    print(style.finished("Synced file_mounts." if given is None else "Synced workdir."))
-    return copy
-
-
-def _unpack(parcel: Parcel, ask: Callable[[Message], Iterator[Message]], number: int) -> None:
-    """One bag, from the asking to its last byte."""
-    messages = ask({"is": "send", "bag": number})
-    for message in messages:
-        if message["do"] == "entries":
-            parcel.announced(message["entries"])
-            if message.get("last"):
-                break
-    lacks = parcel.lacks()
-    messages = ask({"is": "lacks", "bag": number, "files": lacks})
-    for message in messages:
-        if message["do"] == "parcel-end":
-            return
-        parcel.bytes(int(message["n"]), int(message["at"]), message["data"])
-
-
-def _not_made(head: Head, error: OSError) -> StoreError:
+def not_made(head: Head, error: OSError) -> StoreError:
+    """What went wrong, in a sentence."""
     return StoreError(
         "The job's copy of its files can't be made: %s: %s. Nothing was submitted."
         % (error.filename or head.where.workdirs, error.strerror)
     )
 
 
-def _nodes(head: Head) -> tuple[int, str]:
+def nodes_text(head: Head) -> tuple[int, str]:
+    """For "to %d node%s"."""
     count = len(head.nodes())
     return count, "" if count == 1 else "s"
 
@@ -151,6 +99,8 @@ def _listed(path: str) -> Listing:
 def _copy(
     head: Head, uuid: str, git: Git | None, sources: list[tuple[str, Listing]], mounts: dict[str, Listing]
 ) -> workdirs.Copy:
+    from skyq.head import workdirs
+
     base = workdirs.adopt(head.where)
     listings = [*(listing for _, listing in sources), *mounts.values()]
     progress = Progress(sum(listing.size for listing in listings))
@@ -167,7 +117,7 @@ def _copy(
                 mount.keep("", target)
                 mount.show_at(target)
     except OSError as error:
-        raise _not_made(head, error) from None
+        raise not_made(head, error) from None
     finally:
         progress.end()
     return copy
@@ -175,7 +125,7 @@ def _copy(
 
 def _check_size(head: Head, listings: list[Listing], yes: bool) -> None:
     tell_size(listings)
-    _check_room(head, sum(listing.size for listing in listings))
+    check_room(head, sum(listing.size for listing in listings))
     ask_about_size(listings, yes)
 
 
@@ -198,8 +148,14 @@ def ask_about_size(listings: list[Listing], yes: bool) -> None:
         raise SkyqError("Aborted!")
 
 
-def _check_room(head: Head, size: int) -> None:
+def check_room(head: Head, size: int) -> None:
+    """StoreError where the state's disk has none; what broken connections left gives way first."""
     free = shutil.disk_usage(head.where.root).free
+    if size + SPARE > free and os.path.isdir(head.where.workdirs):
+        from skyq.head import workdirs
+
+        workdirs.collect_parts(head.where.workdirs)
+        free = shutil.disk_usage(head.where.root).free
     if size + SPARE > free:
         raise StoreError(
             "No room for the job's copy of its files: %s needed, %s free under %s. Nothing was submitted.\n"
@@ -216,7 +172,8 @@ def is_outside(target: str) -> bool:
     return target.startswith(("/", "~"))
 
 
-def _outside(target: str) -> str:
+def outside(target: str) -> str:
+    """Where it is on this machine."""
     return os.path.abspath(os.path.expanduser(target))
 
 

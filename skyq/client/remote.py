@@ -5,7 +5,7 @@ agent → client                                client → agent
   at       (a place: see cli/place.py)          answer line
   ask                                           ping
   job, file, (bytes) file offset, fetched       parcel, entries, (bytes), parcel-end
-  send, lacks
+  send, lacks, got
   exit     code
   pong
 
@@ -24,18 +24,22 @@ from skyq.transport.base import Stream
 
 PING = 5.0  # seconds
 SILENCE = 20.0  # seconds
+HEAP = 64 * 1024  # bytes of files that go at once
 
 
 class Conversation:
     """Ends with `close()`, and the agent with it."""
 
-    def __init__(self, name: str, stream: Stream, request: Message) -> None:
+    def __init__(self, name: str, stream: Stream, request: Message, early: bytes = b"") -> None:
+        """`early`: frames that go right behind the request."""
         self._name = name
         self._stream = stream
         self._turn = threading.Lock()
         self._over = threading.Event()
         try:
             self._write(greeting() + encode(request))
+            if early:  # in a packet of its own: the other side sees none before it has all of it
+                self._write(early)
         except Unreachable:
             pass  # reading tells why
         threading.Thread(target=self._ping, daemon=True).start()
@@ -64,8 +68,13 @@ class Conversation:
 
     def send(self, frames: Iterator[bytes]) -> None:
         """Files; see transport/parcel.py."""
+        heap = bytearray()
         for frame in frames:
-            self._write(frame)
+            heap += frame
+            if len(heap) >= HEAP:
+                self._write(bytes(heap))
+                heap.clear()
+        self._write(bytes(heap))
 
     def last_words(self) -> str:
         """What it said on its standard error, for an agent that ended without a word."""

@@ -4,7 +4,8 @@ A conversation opens with one line of text each way, GREETING; everything before
 other side's shell and skipped. Then frames: 1 byte kind, 4 bytes length (big endian), payload of at
 most FRAME_LIMIT bytes. A message is a JSON object: PART frames, then one LAST frame. Unknown keys
 and unknown messages are ignored, so that the newer side can say more. A DATA frame is a small message
-with raw bytes behind it: 2 bytes length of the JSON object (big endian), the object, the bytes.
+with raw bytes behind it: 2 bytes length of the JSON object (big endian), the object, the bytes. A ZIPPED
+frame is a message that zlib made smaller.
 
 head → node                                       node → head
                                                     hello    boot alive ssh
@@ -53,6 +54,7 @@ FIRST_WORD = 45.0  # seconds until the greeting: a login shell may load modules 
 LAST = 1
 PART = 2
 DATA = 3
+ZIPPED = 4
 HEADER = struct.Struct(">BI")
 DATA_HEADER = struct.Struct(">H")
 
@@ -76,6 +78,16 @@ def encode(message: Message) -> bytes:
         body = body[FRAME_LIMIT:]
     out.append(HEADER.pack(LAST, len(body)) + body)
     return b"".join(out)
+
+
+def encode_zipped(message: Message) -> bytes:
+    """One long message in a single frame, where that is possible."""
+    import zlib
+
+    body = zlib.compress(json.dumps(message, separators=(",", ":")).encode(), 1)
+    if len(body) > FRAME_LIMIT:
+        return encode(message)
+    return HEADER.pack(ZIPPED, len(body)) + body
 
 
 def encode_data(header: Message, data: bytes) -> bytes:
@@ -115,14 +127,14 @@ class Decoder:
             self._skip_to_greeting()
         while self.greeted and len(self._buffer) >= HEADER.size:
             kind, length = HEADER.unpack_from(self._buffer)
-            if kind not in (LAST, PART, DATA) or length > FRAME_LIMIT:
+            if kind not in (LAST, PART, DATA, ZIPPED) or length > FRAME_LIMIT:
                 raise ProtocolError("The other side sent a frame that is none (kind %d)." % kind)
             if len(self._buffer) < HEADER.size + length:
                 return
             payload = bytes(memoryview(self._buffer)[HEADER.size : HEADER.size + length])
             del self._buffer[: HEADER.size + length]
-            if kind == DATA:
-                yield _with_data(payload)
+            if kind in (DATA, ZIPPED):
+                yield _with_data(payload) if kind == DATA else _message(_unzipped(payload))
                 continue
             self._parts += payload
             if len(self._parts) > MESSAGE_LIMIT:
@@ -147,6 +159,19 @@ class Decoder:
             )
         del self._buffer[: end + 1]
         self.greeted = True
+
+
+def _unzipped(payload: bytes) -> bytes:
+    import zlib
+
+    unzip = zlib.decompressobj()
+    try:
+        body = unzip.decompress(payload, MESSAGE_LIMIT)
+    except zlib.error as error:
+        raise ProtocolError("The other side sent a zipped message that is none: %s" % error) from None
+    if not unzip.eof:
+        raise ProtocolError("The other side sent a zipped message of over %d bytes." % MESSAGE_LIMIT)
+    return body
 
 
 def _with_data(payload: bytes) -> Message:

@@ -5,7 +5,8 @@ submission. `~/sky_workdir` is a link to the copy that was made last, so that a 
 runs in what the last launch left, setup's files included. A new copy shows, by links, what jobs added
 to the one before it (a .venv): it was there for SkyPilot's jobs, and copying it would take minutes.
 
-A copy is made aside and renamed when it is whole: a killed copy is never anybody's folder.
+A copy is made aside and renamed when it is whole: a killed copy is never anybody's folder. What a broken
+connection left of one stays for a day, so that the next try need not bring it again.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ import os
 import shutil
 import stat
 import time
-from typing import Any, Callable, Dict, Iterable, List, Protocol, Set, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Optional, Protocol, Set, Tuple
 
 from skyq.core.errors import StoreError, TaskError
 from skyq.core.paths import ClusterDir
 from skyq.store.place import make_private
-from skyq.transport.parcel import MOUNT, Parcel, clone, show_additions, turn_link
+from skyq.transport.parcel import MOUNT, Parcel, clone, grew, rests_for, show_additions, turn_link
 
 JUST_BEGUN = 60.0  # seconds
 
@@ -57,28 +58,44 @@ Source = Tuple[str, Iterable[Item]]
 
 
 class Copy:
-    """A job's folder while it is being made. Use as a context: what wasn't kept is removed."""
+    """A job's folder while it is being made. Use as a context: what wasn't kept is removed.
+
+    Only what came of a parcel stays when its connection breaks. The same one may come again while this
+    process still waits for more: whoever is first to have all keeps it.
+    """
 
     def __init__(self, where: ClusterDir, uuid: str) -> None:
         self.path = where.workdir(uuid)
-        self.part = self.path + PART
+        self.part = "%s.%s%s" % (self.path, os.urandom(4).hex(), PART)
         self.sent: Set[str] = set()
         """What came from the workdir itself, not from a file_mount."""
         self.files: Dict[str, List[int]] = {}
         """Size and time of what came as files, so that they needn't come again."""
         self._lock = -1
+        self._parcel: Optional[Parcel] = None
+        self._rests: Dict[str, int] = {}
+        """What may be gone on with, and its lock; -1: another process has it, for this same copy."""
 
     def __enter__(self) -> Copy:
         make_private(os.path.dirname(self.path))
-        collect_parts(os.path.dirname(self.path))
+        collect_parts(os.path.dirname(self.path), rests_for())
         os.mkdir(self.part, 0o700)
         self._lock = os.open(self.part, os.O_RDONLY | os.O_DIRECTORY)
         fcntl.flock(self._lock, fcntl.LOCK_EX)  # who collects garbage sees that it isn't any
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: Optional[type], *_: object) -> None:
+        if self._parcel is not None:
+            self._parcel.abandon()
+        broken = kind is not None and not issubclass(kind, Exception)
+        if self._parcel is None or not broken or os.path.isdir(self.path):
+            shutil.rmtree(self.part, ignore_errors=True)
         os.close(self._lock)
-        shutil.rmtree(self.part, ignore_errors=True)
+        for rest, lock in self._rests.items():
+            if lock >= 0:
+                if kind is None and self._parcel and rest in self._parcel.used:
+                    shutil.rmtree(rest, ignore_errors=True)
+                os.close(lock)
 
     def fill(self, source: Source, below: str, progress: Callable[[int], None]) -> None:
         """Copy a folder's items below a folder of the copy; an item without a path is the root itself.
@@ -109,10 +126,28 @@ class Copy:
 
     def parcel(self, base: str) -> Parcel:
         """For what comes from another machine; `base`: the copy before it, or ""."""
-        return Parcel(self.part, base, read_manifest(base)["files"] if base else {})
+        if os.path.isdir(self.path):
+            base = self.path  # all came, and then the connection broke
+        known = read_manifest(base)["files"] if base else {}
+        self._find_rests()
+        self._parcel = Parcel(self.part, base, known, list(self._rests))
+        return self._parcel
+
+    def _find_rests(self) -> None:
+        """What was left of this copy, and of others of its kind: other jobs' with this workdir, maybe."""
+        folder, own = os.path.split(self.path)
+        kind = own.partition("-")[2]
+        for name in os.listdir(folder):
+            path = os.path.join(folder, name)
+            copy = name.split(".")[0]
+            if not name.endswith(PART) or path == self.part or copy.partition("-")[2] != kind:
+                continue
+            lock = _lock_of(path)
+            if lock >= 0 or copy == own:
+                self._rests[path] = lock
 
     def take(self, parcel: Parcel, own: int) -> None:
-        """It is here; its first `own` items are the workdir's own. Raises OSError, ProtocolError."""
+        """It has come; its first `own` items are the workdir's own. Raises OSError, ProtocolError."""
         parcel.finish()
         self.sent |= {item.path for item in parcel.items[:own]}
         self.files.update(parcel.record())
@@ -155,7 +190,13 @@ class Copy:
         record["files"] = self.files
         with open(manifest(self.path), "w", encoding="utf-8", errors="surrogateescape") as file:
             json.dump(record, file)
-        os.rename(self.part, self.path)
+        if self._parcel is not None:
+            self._parcel.settle()
+        try:
+            os.rename(self.part, self.path)
+        except OSError:
+            if not os.path.isdir(self.path):
+                raise  # else another connection was faster, with the same
         return self.path
 
     def show_at(self, target: str) -> None:
@@ -229,22 +270,30 @@ def read_manifest(copy: str) -> Dict[str, Any]:
         return _NOTHING
 
 
-def collect_parts(folder: str) -> None:
-    """Remove what killed copies left: nobody holds their lock."""
+def collect_parts(folder: str, age: float = JUST_BEGUN) -> None:
+    """Remove what killed copies and broken connections left so many seconds ago: nobody holds their lock."""
     for name in os.listdir(folder):
-        if not name.endswith(PART):
-            continue
         path = os.path.join(folder, name)
-        if time.time() - os.stat(path).st_mtime < JUST_BEGUN:
+        if not name.endswith(PART) or grew(path) > time.time() - age:
             continue  # it may not be locked yet
-        lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock = _lock_of(path)
+        if lock >= 0:
             shutil.rmtree(path, ignore_errors=True)
-        except BlockingIOError:
-            pass  # being made just now
-        finally:
             os.close(lock)
+
+
+def _lock_of(path: str) -> int:
+    """A descriptor that holds the lock of a half copy; -1 where somebody else does, or it is gone."""
+    try:
+        lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return -1
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        return -1
+    return lock
 
 
 def manifest(copy: str) -> str:
@@ -268,10 +317,15 @@ def make_current(copy: str) -> None:
     turn_link(default(), copy)
 
 
+def mounted(where: ClusterDir, target: str) -> str:
+    """The copy that is shown there now; "" if there is none."""
+    shown = os.readlink(target) if os.path.islink(target) else ""
+    return os.path.dirname(shown) if shown.startswith(where.workdirs + "/") else ""
+
+
 def check_mount(where: ClusterDir, target: str) -> None:
     """Raise TaskError where something is that skyq didn't put there."""
-    ours = os.path.islink(target) and os.readlink(target).startswith(where.workdirs + "/")
-    if os.path.lexists(target) and not ours:
+    if os.path.lexists(target) and not mounted(where, target):
         raise TaskError(
             "file_mounts: %s exists, and was not put there by skyq. Move it away, or mount elsewhere."
             % target

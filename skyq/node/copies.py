@@ -1,6 +1,7 @@
 """Copies of jobs' folders on a worker, beside its run directories: each comes from the head as a parcel.
 
-A copy is filled aside and renamed when it is whole. `~/sky_workdir` leads to the one that came last, as on
+A copy is filled aside and renamed when it is whole; what a broken connection left of it, the next one goes on
+with. `~/sky_workdir` leads to the one that came last, as on
 the head. Where all nodes share one home, the head's own copy is used: nothing comes.
 """
 
@@ -9,7 +10,8 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from typing import Callable, Dict, Optional
+import time
+from typing import Callable, Dict, List, Optional
 
 from skyq.core.errors import ProtocolError
 from skyq.core.protocol import Message
@@ -57,13 +59,13 @@ class Copies:
             self._kept()
             return
         os.makedirs(self.folder, 0o700, exist_ok=True)
-        self._collect()
-        part = self.path("%s.%d%s" % (self._name, os.getpid(), PART))
+        rests = self._rests()
+        part = self.path("%s.%s%s" % (self._name, os.urandom(4).hex(), PART))
         os.mkdir(part, 0o700)
         self._lock = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         fcntl.flock(self._lock, fcntl.LOCK_EX)  # who collects garbage sees that it isn't any
-        base = self._newest()
-        self._parcel_now = Parcel(part, base, parcel.read_record(base))
+        base = self._former()
+        self._parcel_now = Parcel(part, base, parcel.read_record(base), rests)
 
     def _is_shared(self, message: Message) -> bool:
         """Whether the head's own copy is here too, on a file system that both see."""
@@ -91,6 +93,7 @@ class Copies:
             return
         it, base = self._parcel_now, self._parcel_now.base
         it.finish()
+        it.settle()
         if base and not self._show:
             written = {item.path for item in it.items}
             show_additions(base, it.root, written, parcel.read_record(base))
@@ -100,6 +103,8 @@ class Copies:
         except OSError:
             if not os.path.isdir(self.path(self._name)):
                 raise  # else another connection was faster
+        for rest in it.rests:
+            _remove_unless_locked(rest)
         if not self._show:
             _show_as_workdir(self.path(self._name))
         self._kept()
@@ -116,12 +121,17 @@ class Copies:
 
     def _drop(self) -> None:
         if self._parcel_now is not None:
+            self._parcel_now.abandon()
             shutil.rmtree(self._parcel_now.root, ignore_errors=True)
             os.close(self._lock)
         self._parcel_now = None
 
-    def _newest(self) -> str:
-        """The copy that came last; "" where there is none."""
+    def _former(self) -> str:
+        """The copy that came last, or that the place shows where this one will be; "" where there is none."""
+        if self._show:
+            target = os.path.expanduser(self._show)
+            shown = os.path.dirname(os.readlink(target)) if os.path.islink(target) else ""
+            return shown if os.path.dirname(shown) == self.folder else ""
         found = [
             name for name in os.listdir(self.folder) if os.path.exists(parcel.record_path(self.path(name)))
         ]
@@ -130,19 +140,33 @@ class Copies:
             map(self.path, whole), key=lambda path: os.stat(parcel.record_path(path)).st_mtime, default=""
         )
 
-    def _collect(self) -> None:
-        """Remove what broken connections left: nobody holds its lock."""
+    def _rests(self) -> List[str]:
+        """What broken connections left of this copy. What can't be used any more is removed."""
+        found = []
         for name in os.listdir(self.folder):
+            copy, path = name.split(".")[0], self.path(name)
             if not name.endswith(PART):
                 continue
-            lock = os.open(self.path(name), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(self.path(name), ignore_errors=True)
-            except BlockingIOError:
-                pass  # it is being filled
-            finally:
-                os.close(lock)
+            if os.path.isdir(self.path(copy)) or parcel.grew(path) < time.time() - parcel.rests_for():
+                _remove_unless_locked(path)
+            elif copy == self._name:
+                found.append(path)
+        return found
+
+
+def _remove_unless_locked(part: str) -> None:
+    """It is still being filled by another connection, where somebody holds its lock."""
+    try:
+        lock = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(part, ignore_errors=True)
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(lock)
 
 
 def _in_words(error: Exception, folder: str) -> str:

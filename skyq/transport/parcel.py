@@ -5,7 +5,9 @@
     (bytes, n, at)…  {do: parcel-end}                   {is: kept} or {is: not-kept, why}
 
 A file that the receiver has in a former copy, of the same size and time as it was sent then, is taken from
-there: cloned where the file system can, never linked. Standard library for Python 3.8: nodes receive too.
+there: cloned where the file system can, never linked. What a broken connection left, its rest, is linked: a
+file there has the time that was announced once it is whole, and nobody writes to it again. Standard library
+for Python 3.8: nodes receive too.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import json
 import os
 import stat
 import threading
+import time
 from typing import (
     Any,
     BinaryIO,
@@ -37,8 +40,13 @@ from skyq.core.protocol import Message
 
 _FICLONE = 0x40049409
 CHUNK = 8 * 1024 * 1024  # bytes per system call, so that progress shows
+SMALL = 128 * 1024  # bytes that are copied as quickly as they are cloned
+HEAP = 64 * 1024 * 1024  # bytes that are whole, and not yet on disk
+SYNCERS = 32  # threads
+SIGN_OF_LIFE = 1.0  # seconds; who collects garbage sees that a parcel still grows
 PIECE = 48 * 1024  # bytes of a file in one frame
 MANY = 2000  # entries in one message
+RESTS_FOR = 86400.0  # seconds
 MOUNT = "mount"
 """The name of what is mounted elsewhere, in its copy."""
 
@@ -65,6 +73,14 @@ def item_of(root: str, path: str) -> Item:
 
 def clone(reader: int, writer: int, progress: Callable[[int], None]) -> None:
     """One file's bytes into another, by the file system's own means where it has some."""
+    size = os.fstat(reader).st_size
+    if size <= SMALL:
+        data = os.read(reader, size)
+        while data:
+            done = os.write(writer, data)
+            progress(done)
+            data = data[done:]
+        return
     try:
         fcntl.ioctl(writer, _FICLONE, reader)
         progress(os.fstat(reader).st_size)
@@ -91,11 +107,16 @@ def _copy_some(reader: int, writer: int) -> int:
 # The sender.
 
 
-def announcement(opening: Message, items: Sequence[Item]) -> Iterator[bytes]:
-    """The frames that say what the parcel holds. `opening`: its name, and what else there is to know."""
+def announcement(opening: Message, items: Sequence[Item], zipped: bool = False) -> Iterator[bytes]:
+    """The frames that say what the parcel holds. `opening`: its name, and what else there is to know.
+
+    `zipped`: in few packets, so that all of them may go before the other side is heard. It must know that.
+    """
     yield protocol.encode({**opening, "do": "parcel"})
     for at in range(0, len(items), MANY):
-        yield protocol.encode({"do": "entries", "entries": [list(item) for item in items[at : at + MANY]]})
+        entries = [list(item) for item in items[at : at + MANY]]
+        encode = protocol.encode_zipped if zipped else protocol.encode
+        yield encode({"do": "entries", "entries": entries})
     yield protocol.encode({"do": "entries", "entries": [], "last": True})
 
 
@@ -127,17 +148,27 @@ def contents(roots: Sequence[Tuple[str, Item]], lacks: Sequence[int]) -> Iterato
 
 
 class Parcel:
-    """What comes into `root`, a folder of ours. `base`: the former copy, or ""; `known`: its record()."""
+    """What comes into `root`, a folder of ours. `base`: the former copy, or ""; `known`: its record().
 
-    def __init__(self, root: str, base: str, known: Dict[str, List[int]]) -> None:
+    `rests`: what broken connections left of parcels like it.
+    """
+
+    def __init__(self, root: str, base: str, known: Dict[str, List[int]], rests: Sequence[str] = ()) -> None:
         self.root = root
         self.base = base
+        self.rests = rests
         self.items: List[Item] = []
+        self.used: Set[str] = set()
+        """The rests that something was taken of."""
         self._known = known
         self._wary = bool(os.listdir(root))
         """Whether links may be there that lead out."""
+        self._made: Set[str] = set()
+        """Folders that are there."""
         self._file: Optional[BinaryIO] = None
         self._number = -1
+        self._alive = time.monotonic()
+        self._syncer = _Syncer()
 
     def announced(self, entries: Sequence[Any]) -> None:
         """Some of what it will hold. ProtocolError for what leads out of it."""
@@ -149,17 +180,44 @@ class Parcel:
             self.items.append(item)
 
     def lacks(self) -> List[int]:
-        """Make the folders, take what a former copy has; tell which files must come. May raise OSError."""
+        """Make the folders, take what is here already; tell which files must come. May raise OSError."""
         missing = []
         for number, item in enumerate(self.items):
-            path = os.path.join(self.root, item.path)
             if stat.S_ISDIR(item.mode):
-                os.makedirs(path, mode=0o700, exist_ok=True)
+                self._folder(item.path)
             elif stat.S_ISREG(item.mode):
-                os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-                if not self._take(item):
+                self._folder(os.path.dirname(item.path))
+                if not self._go_on(item) and not self._take(item):
                     missing.append(number)
         return missing
+
+    def _folder(self, path: str) -> None:
+        if path not in self._made:
+            os.makedirs(os.path.join(self.root, path), mode=0o700, exist_ok=True)
+            self._made.add(path)
+
+    def _go_on(self, item: Item) -> bool:
+        """From a rest, if it is whole there."""
+        for rest in self.rests:
+            path = os.path.join(rest, item.path)
+            try:
+                seen = os.lstat(path)
+                if not stat.S_ISREG(seen.st_mode) or (seen.st_size, seen.st_mtime_ns) != item[2:4]:
+                    continue
+                if os.path.realpath(os.path.dirname(path)) != os.path.dirname(
+                    os.path.realpath(rest) + path[len(rest) :]
+                ):
+                    continue  # it lies behind a link
+                into = os.path.join(self.root, item.path)
+                self._stay_inside(item)
+                os.link(path, into)
+                os.chmod(into, stat.S_IMODE(item.mode) & 0o777)
+                self._syncer.add(into, item.size)
+            except OSError:
+                continue  # not all file systems have links
+            self.used.add(rest)
+            return True
+        return False
 
     def _take(self, item: Item) -> bool:
         """From the former copy, if it is there as it was sent: jobs may have changed it since."""
@@ -176,8 +234,10 @@ class Parcel:
             writer = self._create(item)
             try:
                 clone(reader, writer, lambda _: None)
+                _whole(writer, item)
             finally:
                 os.close(writer)
+            self._syncer.add(os.path.join(self.root, item.path), item.size)
         finally:
             os.close(reader)
         return True
@@ -203,18 +263,25 @@ class Parcel:
 
     def _close(self) -> None:
         if self._file:
+            _whole(self._file.fileno(), self.items[self._number])
+            self._file.close()
+            item = self.items[self._number]
+            self._syncer.add(os.path.join(self.root, item.path), item.size)
+            if time.monotonic() > self._alive + SIGN_OF_LIFE:
+                self._alive = time.monotonic()
+                os.utime(self.root)
+        self._file, self._number = None, -1
+
+    def abandon(self) -> None:
+        """No more comes: the file that is open isn't whole."""
+        if self._file:
             self._file.close()
         self._file, self._number = None, -1
 
     def finish(self) -> None:
-        """All is here: links, modes and times, and everything on disk. May raise OSError."""
+        """All is here: links, the folders' modes and times. It isn't on disk yet. May raise OSError."""
         self._close()
-        files = [item for item in self.items if stat.S_ISREG(item.mode)]
-        for item in files:
-            path = os.path.join(self.root, item.path)
-            os.chmod(path, stat.S_IMODE(item.mode) & 0o777)
-            os.utime(path, ns=(item.mtime_ns, item.mtime_ns))
-        _onto_disk([os.path.join(self.root, item.path) for item in files])
+        self._syncer.start()
         for item in self.items:  # last, so that nothing was written through one
             if stat.S_ISLNK(item.mode):
                 self._link(item)
@@ -223,6 +290,10 @@ class Parcel:
                 path = os.path.join(self.root, item.path)
                 os.chmod(path, stat.S_IMODE(item.mode) | stat.S_IRWXU)
                 os.utime(path, ns=(item.mtime_ns, item.mtime_ns))
+
+    def settle(self) -> None:
+        """After finish(): wait until all is on disk. May raise OSError."""
+        self._syncer.wait()
 
     def _link(self, item: Item) -> None:
         path = os.path.join(self.root, item.path)
@@ -241,6 +312,25 @@ class Parcel:
     def record(self) -> Dict[str, List[int]]:
         """Path → [size, mtime_ns] of its files, for write_record()."""
         return {i.path: [i.size, i.mtime_ns] for i in self.items if stat.S_ISREG(i.mode)}
+
+
+def _whole(file: int, item: Item) -> None:
+    """All bytes are written: by its time it is known."""
+    os.fchmod(file, stat.S_IMODE(item.mode) & 0o777)
+    os.utime(file, ns=(item.mtime_ns, item.mtime_ns))
+
+
+def rests_for() -> float:
+    """Seconds for which what a broken connection left is good: since the last boot, for it was not synced."""
+    return min(RESTS_FOR, time.clock_gettime(time.CLOCK_BOOTTIME))
+
+
+def grew(part: str) -> float:
+    """When something came into a copy that isn't whole; a parcel touches it again and again."""
+    try:
+        return os.stat(part).st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def record_path(copy: str) -> str:
@@ -264,12 +354,46 @@ def read_record(copy: str) -> Dict[str, List[int]]:
     return found if copy and isinstance(found, dict) else {}
 
 
-def _onto_disk(paths: List[str]) -> None:
-    """Sync them side by side: one after the other each would wait for its own write of the journal."""
-    failed: List[OSError] = []
+class _Syncer:
+    """Has files written to disk, many at once: else each would wait for its own write of the journal.
 
-    def sync(some: List[str]) -> None:
-        for path in some:
+    Those that come meanwhile, by heaps: a journal that is written all the time keeps new files waiting.
+    """
+
+    def __init__(self) -> None:
+        self._heap: List[str] = []
+        self._size = 0
+        self._failed: List[OSError] = []
+        self._threads: List[threading.Thread] = []
+
+    def add(self, path: str, size: int) -> None:
+        """It is whole."""
+        self._heap.append(path)
+        self._size += size
+        if self._size > HEAP:
+            self.start()
+
+    def wait(self) -> None:
+        """Until all are on disk. OSError for what can't be."""
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
+        if self._failed:
+            raise self._failed[0]
+
+    def start(self) -> None:
+        """With those that came since the last time."""
+        for thread in self._threads:
+            thread.join()
+        parts = range(min(SYNCERS, len(self._heap)))
+        words = [self._heap[part::SYNCERS] for part in parts]
+        self._threads = [threading.Thread(target=self._sync, args=(some,), daemon=True) for some in words]
+        for thread in self._threads:
+            thread.start()
+        self._heap, self._size = [], 0
+
+    def _sync(self, paths: List[str]) -> None:
+        for path in paths:
             try:
                 file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
                 try:
@@ -277,15 +401,7 @@ def _onto_disk(paths: List[str]) -> None:
                 finally:
                     os.close(file)
             except OSError as error:
-                failed.append(error)
-
-    threads = [threading.Thread(target=sync, args=(paths[part::8],)) for part in range(min(8, len(paths)))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failed:
-        raise failed[0]
+                self._failed.append(error)
 
 
 def lacks_message(numbers: Sequence[int]) -> Iterator[Message]:

@@ -5,6 +5,7 @@
     lab.client.run(["ssh", "node1", "hostname"])      -> CompletedProcess, as ada in her home
     lab.client.terminal(["ssh", "node1"])             -> Terminal: expect(), type(), wait()
     lab.cut("node1"); lab.heal("node1")               packets vanish, and no longer
+    lab.delay("client", 0.02)                         each of its packets takes 20 ms longer, each way
     lab.reboot("node1")                               as a power cut does: same disk, another boot id
     lab.down()                                        nothing is left
 

@@ -323,6 +323,13 @@ class Host:
         lines = Path("/proc/%d/net/tcp" % self._pid).read_text().splitlines()[1:]
         return any(fields[1].endswith(here) and fields[3] == "0A" for fields in map(str.split, lines))
 
+    # Its cable.
+
+    def received(self) -> int:
+        """Bytes that came over it since the last boot."""
+        lines = Path("/proc/%d/net/dev" % self._pid).read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.split()[0] == "eth0:")
+
     # Its devices, and what it tells when a test fails.
 
     def gpus(self, count: int, state: str = "works") -> None:

@@ -114,6 +114,10 @@ class Lab:
         else:
             self.hosts[name].plug()
 
+    def delay(self, name: str, seconds: float) -> None:
+        """Every packet of and to this machine takes so much longer, each way, until it is off."""
+        self._wires.delay(name, seconds)
+
     def _route(self, name: str, other: str) -> None:
         for source, target in ((name, other), (other, name)):
             self._write_network(self.hosts[source])

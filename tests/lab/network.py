@@ -7,12 +7,15 @@ its standard input is gone, however that happened, and the kernel ends the rest 
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import psutil
 
 from tests.machine import PATH, which
 
+HERE = Path(__file__).resolve().parent
 PREFIX = "10.213.0."
 NOWHERE = "02:d5:00:00:ff:ff"
 """A hardware address that nobody has: what is sent there vanishes."""
@@ -39,6 +42,7 @@ class Network:
     def __init__(self) -> None:
         self._outside: subprocess.Popen[bytes] | None = None
         self._first = 0
+        self._relays: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self) -> None:
         """An empty bridge."""
@@ -65,6 +69,8 @@ class Network:
                 self._outside.kill()
                 self._outside.wait()
             self._outside = None
+        for host in list(self._relays):
+            self._bury(host)
 
     @property
     def prefix(self) -> list[str]:
@@ -73,15 +79,49 @@ class Network:
 
     def plug(self, host: str) -> None:
         """Its packets arrive again."""
-        self._ip("link", "set", cable(host), "master", "bridge")
+        self._ip("link", "set", self._port(host), "master", "bridge")
 
     def unplug(self, host: str) -> None:
         """Its packets vanish. The cable looks well on both ends."""
-        self._ip("link", "set", cable(host), "nomaster")
+        self._ip("link", "set", self._port(host), "nomaster")
 
     def remove(self, host: str) -> None:
         """There is no cable any more."""
         self._ip("link", "delete", cable(host))
+        if host in self._relays:
+            for process in psutil.Process(self._relays[host].pid).children():
+                process.kill()
+            self._bury(host)
+            self._ip("link", "delete", _far(host))
+
+    def delay(self, host: str, seconds: float) -> None:
+        """Its packets take so much longer, each way: a relay lies between its cable and the bridge."""
+        assert host not in self._relays, "it is slow already"
+        near, far = _near(host), _far(host)
+        self._ip("link", "add", near, "type", "veth", "peer", "name", far)
+        self._ip("link", "set", near, "up")
+        self._ip("link", "set", cable(host), "nomaster")
+        words = [sys.executable, "-I", str(HERE / "relay.py"), cable(host), near, str(seconds)]
+        relay = subprocess.Popen(
+            [*self.prefix, *words],
+            env={"PATH": PATH},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        self._relays[host] = relay
+        assert relay.stdout is not None and relay.stderr is not None
+        if relay.stdout.readline() != b"up\n":
+            raise AssertionError("no relay: " + relay.stderr.read().decode())
+        self._ip("link", "set", far, "master", "bridge", "up")
+
+    def _port(self, host: str) -> str:
+        """What of its is at the bridge."""
+        return _far(host) if host in self._relays else cable(host)
+
+    def _bury(self, host: str) -> None:
+        self._relays.pop(host).communicate(timeout=30)
 
     def _ip(self, *words: str) -> None:
         enter = [which("nsenter"), "--target", str(self._first), "--net", "--"]
@@ -91,6 +131,14 @@ class Network:
 def cable(host: str) -> str:
     """The name of its end at the bridge."""
     return "to-" + host
+
+
+def _near(host: str) -> str:
+    return "slow-" + host
+
+
+def _far(host: str) -> str:
+    return "far-" + host
 
 
 def run(words: Sequence[str], given: str = "") -> str:

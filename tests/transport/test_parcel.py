@@ -13,6 +13,7 @@ import pytest
 from skyq.core.errors import ProtocolError
 from skyq.core.protocol import Decoder, greeting
 from skyq.transport.parcel import (
+    PIECE,
     Item,
     Parcel,
     announcement,
@@ -33,12 +34,29 @@ def roots_of(folder: Path) -> list[tuple[str, Item]]:
     return [(os.path.join(folder, path), item_of(str(folder), path)) for path in paths]
 
 
+def begun(roots: Sequence[tuple[str, Item]], into: Path, pieces: int) -> Parcel:
+    """A parcel of which only so many frames came before the connection broke."""
+    into.mkdir()
+    parcel, decoder = Parcel(str(into), "", {}), Decoder()
+    list(decoder.feed(greeting()))
+    parcel.announced([list(item) for _, item in roots])
+    for frame, _ in zip(contents(roots, parcel.lacks()), range(pieces)):
+        for message in decoder.feed(frame):
+            parcel.bytes(message["n"], message["at"], message["data"])
+    parcel.abandon()
+    return parcel
+
+
 def sent(
-    roots: Sequence[tuple[str, Item]], into: Path, base: str = "", known: dict[str, list[int]] | None = None
+    roots: Sequence[tuple[str, Item]],
+    into: Path,
+    base: str = "",
+    known: dict[str, list[int]] | None = None,
+    rests: Sequence[str] = (),
 ) -> tuple[Parcel, int]:
     """The parcel as it arrived, and how many files had to come."""
     into.mkdir()
-    parcel, decoder = Parcel(str(into), base, known or {}), Decoder()
+    parcel, decoder = Parcel(str(into), base, known or {}, rests), Decoder()
     list(decoder.feed(greeting()))
     for message in decoder.feed(b"".join(announcement({"name": "x"}, [item for _, item in roots]))):
         if message["do"] == "entries":
@@ -48,6 +66,7 @@ def sent(
         if message["do"] == "bytes":
             parcel.bytes(message["n"], message["at"], message["data"])
     parcel.finish()
+    parcel.settle()
     return parcel, len(lacks)
 
 
@@ -89,6 +108,44 @@ def test_only_what_changed_comes_again(tmp_path: Path) -> None:
     assert [(tmp_path / "second" / name).read_text() for name in ("7", "9", "11")] == ["seven", "9", "11"]
     (tmp_path / "second" / "3").write_text("changed")
     assert (tmp_path / "first" / "3").read_text() == "3", "what jobs write to is never shared"
+
+
+def test_what_was_whole_when_the_connection_broke_does_not_come_again(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "deep").mkdir(parents=True)
+    for name in ("deep/a", "b", "c"):
+        (source / name).write_bytes(os.urandom(3 * PIECE))
+    rest = begun(roots_of(source), tmp_path / "rest", 5)  # b, and two thirds of c
+
+    parcel, came = sent(roots_of(source), tmp_path / "copy", rests=[rest.root])
+    assert came == 2 and parcel.used == {rest.root}
+    for name in ("deep/a", "b", "c"):
+        assert (tmp_path / "copy" / name).read_bytes() == (source / name).read_bytes()
+
+
+def test_a_rest_of_a_file_that_changed_since_is_not_taken(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("a", "b"):
+        (source / name).write_bytes(os.urandom(100))
+    rest = begun(roots_of(source), tmp_path / "rest", 2)
+    (source / "a").write_bytes(os.urandom(100))
+
+    parcel, came = sent(roots_of(source), tmp_path / "copy", rests=[rest.root, str(tmp_path / "gone")])
+    assert came == 2 and not parcel.used
+    assert (tmp_path / "copy" / "a").read_bytes() == (source / "a").read_bytes()
+
+
+def test_nothing_is_taken_of_a_rest_through_a_link(tmp_path: Path) -> None:
+    for name in ("source/out", "outside", "rest"):
+        (tmp_path / name).mkdir(parents=True)
+    for folder in ("source/out", "outside"):
+        (tmp_path / folder / "x").write_text(folder[:6])  # of the same length
+        os.utime(tmp_path / folder / "x", (1, 1))
+    (tmp_path / "rest" / "out").symlink_to(tmp_path / "outside")
+
+    _, came = sent(roots_of(tmp_path / "source"), tmp_path / "copy", rests=[str(tmp_path / "rest")])
+    assert came == 1 and (tmp_path / "copy" / "out" / "x").read_text() == "source"
 
 
 @pytest.mark.parametrize("path", ["/etc/x", "../x", "a/../../x", "a//b", "", ".", "./a", "a\0b"])

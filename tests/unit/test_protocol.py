@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import zlib
 from collections.abc import Iterable
 
 import pytest
@@ -18,10 +20,12 @@ from skyq.core.protocol import (
     MESSAGE_LIMIT,
     NOISE_LIMIT,
     PART,
+    ZIPPED,
     Decoder,
     Message,
     encode,
     encode_data,
+    encode_zipped,
     greeting,
 )
 
@@ -68,6 +72,27 @@ def test_a_message_longer_than_a_frame_arrives_whole(beyond: int, places: list[i
     message = {"text": "x" * (FRAME_LIMIT - len('{"text":""}') + beyond)}
 
     assert heard(cut(greeting() + encode(message) + encode({}), places)) == [message, {}]
+
+
+@given(MESSAGES, st.lists(st.integers(0, 2**20), max_size=12))
+def test_zipped_messages_arrive_as_others_do(messages: list[Message], places: list[int]) -> None:
+    data = greeting() + b"".join(encode_zipped(message) for message in messages) + encode({})
+
+    assert heard(cut(data, places)) == [*messages, {}]
+
+
+def test_what_zlib_cannot_make_short_is_not_zipped() -> None:
+    message = {"text": os.urandom(FRAME_LIMIT).hex()}
+
+    assert heard([greeting(), encode_zipped(message)]) == [message]
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"no zip", zlib.compress(b"{}")[:-3], zlib.compress(b" " * MESSAGE_LIMIT + b"{}")]
+)
+def test_a_zipped_message_that_is_none_or_swells_is_refused(body: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        heard([greeting(), frame(body, ZIPPED)])
 
 
 def test_no_frame_is_longer_than_the_limit() -> None:
@@ -151,7 +176,7 @@ def test_another_version_is_refused_with_both_named(version: bytes) -> None:
         heard([b"skyq-protocol " + version + b" 9.9.9\n"])
 
 
-@pytest.mark.parametrize("kind", [0, 4, 255])
+@pytest.mark.parametrize("kind", [0, 5, 255])
 def test_a_frame_of_an_unknown_kind_is_refused(kind: int) -> None:
     with pytest.raises(ProtocolError, match="kind %d" % kind):
         heard([greeting() + frame(b"{}", kind)])
