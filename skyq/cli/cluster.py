@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from skyq.client.contact import Place
     from skyq.client.heads import Agent, Client
+    from skyq.client.search import Freed
     from skyq.client.slices import Whole
     from skyq.client.wanted import Wanted
     from skyq.core.host import Host, Pool
@@ -142,18 +143,18 @@ def way(name: str, node: str | None) -> tuple[Host, Host | None]:
     return search.way(_client(accept_new=False, quiet=False), name, node)
 
 
-def end_remote(name: str, nodes: Sequence[str] = ()) -> list[str]:
-    """After its head has ended the queue: free the cluster's hosts and forget it. Returns what stays.
+def end_remote(name: str, nodes: Sequence[str], purge: bool) -> Freed:
+    """After its head has ended the queue: free the cluster's hosts and forget it.
 
-    `nodes`: what the head told of their names.
+    `nodes`: what the head told of their names. `purge`: what jobs wrote there goes, too.
     """
     from skyq.client import search
 
-    return search.end(_client(accept_new=False, quiet=False), name, nodes)
+    return search.end(_client(accept_new=False, quiet=False), name, nodes, purge)
 
 
-def free_hosts(name: str, nodes: Sequence[str]) -> list[str]:
-    """Free hosts that are nodes of a cluster no more. Returns what stays."""
+def free_hosts(name: str, nodes: Sequence[str]) -> Freed:
+    """Free hosts that are nodes of a cluster no more, which goes on."""
     from skyq.client import search
 
     return search.free(_client(accept_new=False, quiet=False), name, nodes)

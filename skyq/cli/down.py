@@ -12,7 +12,7 @@ from skyq.cli import cluster
 from skyq.cli.parser import Parser, confirm
 from skyq.cli.place import AT_HEAD
 from skyq.cli.progress import size_text
-from skyq.cli.remove import Gone, tell_left
+from skyq.cli.remove import Gone, tell_kept, tell_left
 from skyq.core.errors import SkyqError, UsageError
 from skyq.core.paths import ClusterDir
 from skyq.head import cron, launcher, teardown
@@ -32,6 +32,7 @@ _WORKERS = (
     "What skyq put on %s is still there: this cluster's key and claim. `skyq down %s`, typed on a machine "
     "from which it was used, removes that too."
 )
+_LATER = "Type `skyq down %s` again when it is back: until then it is claimed."
 _EXAMPLES = """\
   skyq down local              asks; logs and copies of workdirs stay if you want
   skyq down local -y           asks nothing; they stay
@@ -103,13 +104,16 @@ def _end_elsewhere(name: str, options: list[str]) -> bool:
             return False
     except heads.Gone:
         pass  # somebody else has ended it
+    except heads.Ended:
+        pass  # but for hosts that were off then
     except heads.Unknown as error:
         print(error, file=sys.stderr)
         return False
-    left = cluster.end_remote(name, gone.names)
-    for text in left:
-        print(text, file=sys.stderr)
-    return not left
+    freed = cluster.end_remote(name, gone.names, gone.purge or "-p" in options)
+    for text in freed.undone:
+        print("%s\n%s" % (text, _LATER % name), file=sys.stderr)
+    tell_kept(freed)
+    return not freed.undone
 
 
 def _ask(names: list[str]) -> None:
@@ -160,7 +164,7 @@ def _end(name: str, yes: bool, purge: bool) -> bool:
         nodes = head.nodes()
         workers = [node.name for node in nodes if node.reach]
         leftover = _end_jobs_and_queue(head, purge)
-        tell_left([node.name for node in nodes])
+        tell_left([node.name for node in nodes], purge)
         if workers and not os.environ.get(AT_HEAD):
             leftover += ("\n" if leftover else "") + _WORKERS % (", ".join(workers), name)
     elif purge:

@@ -17,6 +17,7 @@ from skyq.core.words import jobs_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from skyq.client.search import Freed
     from skyq.core.protocol import Message
     from skyq.head.head import Head
 
@@ -71,10 +72,21 @@ def _elsewhere(name: str, words: list[str]) -> int:
 
     gone = Gone()
     code = remote.run(name, "remove", words, goods=remote.Goods(gone.take))
-    left = cluster.free_hosts(name, gone.names) if gone.names else []
-    for text in left:
+    if not gone.names:
+        return code
+    freed = cluster.free_hosts(name, gone.names)
+    for text in freed.undone:
         print("%s\n%s" % (text, _CLAIMED % name), file=sys.stderr)
-    return code or int(bool(left))
+    tell_kept(freed)
+    return code or int(bool(freed.undone))
+
+
+def tell_kept(freed: Freed) -> None:
+    """What jobs wrote on hosts that are free now."""
+    from skyq.cli.progress import size_text
+
+    for host, path, size in freed.kept:
+        print("What jobs wrote on %s stays: %s in %s" % (host, size_text(size), path))
 
 
 class Gone:
@@ -82,11 +94,14 @@ class Gone:
 
     def __init__(self) -> None:
         self.names: list[str] = []
+        self.purge = False
+        """Whether what jobs wrote there is to go, too."""
 
     def take(self, message: Message) -> None:
         """One message that isn't for the screen."""
         if message.get("is") == "left":
             self.names += map(str, message["nodes"])
+            self.purge = bool(message.get("purge"))
 
 
 def _remove(head: Head, node: Node, force: bool, yes: bool) -> None:
@@ -105,12 +120,12 @@ def _remove(head: Head, node: Node, force: bool, yes: bool) -> None:
     print("%s is no longer of cluster %s." % (node.name, head.cluster), flush=True)
 
 
-def tell_left(names: list[str]) -> None:
+def tell_left(names: list[str], purge: bool = False) -> None:
     """To the machine where it was typed, if that is another one: these hosts are to be freed."""
     if os.environ.get(AT_HEAD):
         from skyq.cli.agent import tell
 
-        tell({"is": "left", "nodes": names})
+        tell({"is": "left", "nodes": names, "purge": purge})
 
 
 def _end_jobs(head: Head, node: Node, by: str, yes: bool) -> None:

@@ -140,7 +140,8 @@ def _claim(message: Message) -> Message:
 
 def _leave(message: Message) -> Message:
     """No longer be of a cluster. `unmade`: as its head, before it was whole. `end`: what was installed goes,
-    unless another cluster needs it. `stays`: the cluster goes on without this node.
+    unless another cluster needs it. `stays`: the cluster goes on without this node. `purge`: what jobs
+    wrote in their folders goes, too; else the answer tells what of it is `kept`, as [path, bytes].
     """
     from skyq.core import keylines
     from skyq.node import claim, setup
@@ -156,12 +157,14 @@ def _leave(message: Message) -> Message:
         founding.discard(message["cluster"])
     if message.get("head"):
         _stop_ticks(message["id"])
+    kept = []
     if message.get("end") and not shared:
+        from skyq.node import leavings
         from skyq.store.place import state_home
 
-        setup.remove_runs(state_home(), message["cluster"])
+        kept = leavings.remove(state_home(), message["cluster"], bool(message.get("purge")))
         setup.uninstall(_home(), state_home())
-    return {}
+    return {"kept": kept}
 
 
 def _stop_ticks(cluster_id: str) -> None:

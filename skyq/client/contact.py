@@ -124,7 +124,7 @@ class _Making:
     def _refuse_orphans(self) -> None:
         """The cluster is there, but its head is not among those that answered."""
         for guest in self.party.present:
-            if guest.is_of(self.name):
+            if guest.is_of(self.name) and not self.party.is_orphan(guest):
                 others = ["%s\n" % each.trouble for each in self.party.guests if each.trouble]
                 raise SkyqError(
                     "%sCluster '%s' has its head on %s, which can't be asked now; %s is one of its hosts.\n"
@@ -309,6 +309,8 @@ class _Making:
             raise type(error)(guest.named(error)) from None
 
     def _claim(self, guest: Guest, state_dir: str) -> None:
+        if self.party.is_orphan(guest):
+            guest.ask("leave", cluster=self.name, id=guest.claim["id"], node=guest.name)
         head = self.state["hostname"]
         about = {"id": self.state["id"], "head": head, "state_dir": state_dir}
         guest.ask("claim", cluster=self.name, node=guest.name, **about)

@@ -119,8 +119,9 @@ class Guest:
 
     def whose(self) -> str:
         """Why it isn't free."""
-        text = "%s: it belongs to cluster '%s' of %s (head: %s). Submit there, or end that cluster first."
+        text = "%s: it belongs to cluster '%s' of %s (head: %s). Submit there, or end that cluster first"
         claim = self.claim
+        text += ": skyq down %s" % claim.get("cluster") if claim.get("mine") else "."
         return text % (self.name, claim.get("cluster", "?"), claim.get("owner"), claim.get("head", "?"))
 
     def record(self, cluster: str, pool: str, workers: Sequence[Host]) -> Remote:

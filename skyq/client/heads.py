@@ -37,6 +37,10 @@ class Unknown(SkyqError):
     """There is no such cluster, as far as can be seen from here."""
 
 
+class Ended(SkyqError):
+    """Its head knows nothing of the cluster any more, but hosts are claimed for it."""
+
+
 class Client(NamedTuple):
     """What this machine has, and how it shows what goes on."""
 

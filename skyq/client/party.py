@@ -41,6 +41,17 @@ class Party:
         """Those without trouble so far."""
         return [guest for guest in self.guests if not guest.trouble]
 
+    def is_orphan(self, guest: Guest) -> bool:
+        """Whether it was off when its cluster ended: the host that was the head, which is here, isn't of that
+        any more. (Where several have that host's name, the shims' lock still keeps running jobs from harm.)
+        """
+        claim = guest.claim
+        former = [each for each in self.present if each.found["hostname"] == claim.get("head")]
+        others = [each for each in former if each is not guest]
+        return bool(claim.get("mine") and others) and all(
+            each.claim.get("id") != claim.get("id") for each in others
+        )
+
     def each(self, action: Callable[[Guest], None], guests: Sequence[Guest] | None = None) -> None:
         """Do something with each, at once; who fails has trouble from then on."""
 

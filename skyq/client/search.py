@@ -5,12 +5,13 @@ inventory, made, upgraded, and freed when they end.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from skyq import __version__
 from skyq.client import contact, records
 from skyq.client.contact import Place
 from skyq.client.guest import Guest
-from skyq.client.heads import Client, Unknown, Way, older
+from skyq.client.heads import Client, Ended, Unknown, Way, older
 from skyq.client.party import Party
 from skyq.client.records import Remote
 from skyq.client.wanted import Wanted
@@ -195,6 +196,10 @@ def _why_unseen(client: Client, party: Party, name: str, ours: list[Guest]) -> S
     troubles = "".join("\n" + guest.trouble for guest in party.guests if guest.trouble)
     if ours:
         head = ours[0].claim.get("head")
+        if all(map(party.is_orphan, ours)):
+            names = ", ".join(guest.name for guest in ours)
+            text = "Cluster '%s' has ended, and %s belonged to it: `skyq down %s` frees that."
+            return Ended(text % (name, names, name))
         text = "Cluster '%s' has its head on %s, which %s is of, too. Only the head can be asked: %s%s"
         in_pools = any(guest.found.get("hostname") == head or guest.name == head for guest in party.guests)
         todo = "try again when it is back." if in_pools else "add it to a pool in %s." % client.home.inventory
@@ -217,10 +222,19 @@ def _no_cluster(name: str, more: str) -> str:
 # The end.
 
 
-def end(client: Client, name: str, nodes: Sequence[str]) -> list[str]:
-    """Free the hosts of a cluster whose queue has been ended, and forget it. Returns what wasn't done.
+class Freed(NamedTuple):
+    """What became of hosts that are of a cluster no more."""
 
-    `nodes`: the names of its nodes, as far as its head has told.
+    undone: tuple[str, ...]
+    """A sentence for each where that couldn't be done."""
+    kept: tuple[tuple[str, str, int], ...]
+    """(host, path, bytes) of what jobs wrote there, which stays."""
+
+
+def end(client: Client, name: str, nodes: Sequence[str], purge: bool) -> Freed:
+    """Free the hosts of a cluster whose queue has been ended, and forget it.
+
+    `nodes`: the names of its nodes, as far as its head has told. `purge`: what jobs wrote there goes, too.
     """
     remote = records.read(client.home, name)
     hosts = {host.ip: host for host in (remote.hosts if remote else ())}
@@ -236,48 +250,53 @@ def end(client: Client, name: str, nodes: Sequence[str]) -> list[str]:
         if remote and not head.trouble:
             party.arrive_through(head)
         concerned = [guest for guest in party.present if guest.name in known or guest.is_of(name)]
-        _free(party, concerned, name, remote.id if remote else "")
-        left = [guest.trouble for guest in party.guests if guest.trouble and guest.name in known]
+        kept = _free(party, concerned, name, {"id": remote.id if remote else "-", "purge": purge})
+        undone = [guest.trouble for guest in party.guests if guest.trouble and guest.name in known]
     finally:
         party.close()
     records.forget(client.home, name)
-    return left
+    return Freed(tuple(undone), kept)
 
 
-def free(client: Client, name: str, nodes: Sequence[str]) -> list[str]:
-    """Free hosts that are nodes of a cluster no more. Returns what wasn't done."""
+def free(client: Client, name: str, nodes: Sequence[str]) -> Freed:
+    """Free hosts that are nodes of a cluster no more, which goes on. What jobs wrote there stays."""
     remote = records.read(client.home, name)
     if remote is None:
-        return []
+        return Freed((), ())
     party = _party(client, [remote.head, *hosts_named(client, remote, nodes)])
     try:
         party.arrive_all(to_send=False)
         if not party.guests[0].trouble:
             party.arrive_through(party.guests[0])
         leavers = party.guests[1:]
-        _free(party, [guest for guest in leavers if not guest.trouble], name, remote.id, stays=True)
-        left = [guest.trouble for guest in leavers if guest.trouble]
+        there = [guest for guest in leavers if not guest.trouble]
+        kept = _free(party, there, name, {"id": remote.id, "stays": True})
+        undone = [guest.trouble for guest in leavers if guest.trouble]
     finally:
         party.close()
     workers = tuple(host for host in remote.workers if host.ip not in nodes)
     records.write(client.home, remote._replace(workers=workers))
-    return left
+    return Freed(tuple(undone), kept)
 
 
-def _free(party: Party, guests: Sequence[Guest], cluster: str, cluster_id: str, stays: bool = False) -> None:
-    """End the hosts' part in a cluster; those where that can't be done have trouble.
+def _free(
+    party: Party, guests: Sequence[Guest], cluster: str, how: dict[str, object]
+) -> tuple[tuple[str, str, int], ...]:
+    """End the hosts' part in a cluster; those where that can't be done have trouble. Returns Freed.kept.
 
-    `cluster_id`: of what isn't claimed any more. `stays`: the cluster goes on without them.
+    `how`: more about it, see cli/setup.py; the id is that of what isn't claimed any more.
     """
+    kept: list[tuple[str, str, int]] = []
 
     def part(guest: Guest) -> None:
-        its_id = guest.claim["id"] if guest.is_of(cluster) else cluster_id
-        is_head = guest is party.guests[0]
-        about = {"id": its_id, "node": guest.name, "stays": stays, "head": is_head}
+        about = {**how, "node": guest.name, "head": guest is party.guests[0]}
+        about["id"] = guest.claim["id"] if guest.is_of(cluster) else how["id"]
         try:
             party.become(guest, as_head=False, build=guest.newer_build("0"))
-            guest.ask("leave", cluster=cluster, end=True, **about)
+            said = guest.ask("leave", cluster=cluster, end=True, **about)
+            kept.extend((guest.name, str(path), int(size)) for path, size in said.get("kept", ()))
         except SkyqError as error:
             raise SkyqError(guest.named(error)) from None
 
     party.each(part, guests)
+    return tuple(sorted(kept))

@@ -15,6 +15,7 @@ from typing import Callable, Dict, List, Optional
 
 from skyq.core.errors import ProtocolError
 from skyq.core.protocol import Message
+from skyq.node.leavings import SHOWN
 from skyq.transport import parcel
 from skyq.transport.parcel import MOUNT, Parcel, lacks_message, show_additions, turn_link
 
@@ -115,6 +116,9 @@ class Copies:
             if os.path.lexists(target) and not os.path.islink(target):
                 raise ProtocolError("%s exists, and was not put there by skyq" % target)
             os.makedirs(os.path.dirname(target), exist_ok=True)
+            shown = self.path(self._name) + SHOWN
+            with open(shown, "w", encoding="utf-8", errors="surrogateescape") as file:
+                file.write(target)
             turn_link(target, os.path.join(self.path(self._name), MOUNT))
         self._drop()
         self.answer({"is": "kept", "name": self._name})

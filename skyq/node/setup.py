@@ -150,13 +150,6 @@ def _replaced(path: str, before: bytes, after: bytes) -> bool:
             os.unlink(aside)
 
 
-def remove_runs(state: Home, cluster: str) -> None:
-    """Remove the run directories that this machine had for a cluster, of which nothing runs any more."""
-    for name in _names(state.nodes):
-        if name.rpartition(".")[0] == cluster:
-            shutil.rmtree(os.path.join(state.nodes, name), ignore_errors=True)
-
-
 def uninstall(home: Home, state: Home) -> None:
     """Remove what came over SSH, unless something else here needs it. This process itself lives on."""
     queues = [name for name in _names(state.clusters) if os.path.exists(state.cluster(name).database)]

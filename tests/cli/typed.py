@@ -14,9 +14,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 
 from skyq.cli import cluster, main
 from skyq.client import heads, remote
+from skyq.client.search import Freed
 from skyq.core.errors import Unreachable
 
 LOOK = 0.02  # seconds
@@ -92,13 +94,13 @@ def names() -> list[str]:
         return ["local", *json.load(file)]
 
 
-def end_remote(name: str, accept_new: bool = False) -> list[str]:
+def end_remote(name: str, nodes: Sequence[str], purge: bool) -> Freed:
     with open(os.environ["TYPED_HEADS"]) as file:
         known = json.load(file)
     del known[name]
     with open(os.environ["TYPED_HEADS"], "w") as file:
         json.dump(known, file)
-    return []
+    return Freed((), ())
 
 
 if __name__ == "__main__":

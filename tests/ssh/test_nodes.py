@@ -188,3 +188,48 @@ def test_ssh_gives_a_shell_or_runs_one_command_on_a_node(make_cluster: Make) -> 
     assert screen.wait() == 0
     unknown = cluster.run("ssh", "lab", "node9")
     assert unknown.code == 1 and "has no node 'node9'. It has node0, node1, node2." in unknown.err
+
+
+def test_what_jobs_wrote_on_workers_outlives_the_cluster_and_the_rest_does_not(make_cluster: Make) -> None:
+    cluster = make_cluster(3)
+    cluster.file("project/train.sh", "echo weights >checkpoint\n")
+    cluster.file("project/data", "0" * 1000)
+    cluster.file("mount/hello", "hello\n")
+    task = "num_nodes: 2\nworkdir: project\nfile_mounts: {~/shown: mount}\nrun: sh %s; cat ~/shown/hello\n"
+    first = cluster.ok("launch", "-c", "lab", cluster.file("first.yaml", task % "-c true"))
+    assert first.out.count(") hello") == 2, str(first)
+    untouched = cluster.ok("down", "lab", "-y")
+    assert "What jobs wrote on" not in untouched.out, str(untouched)
+    for node in cluster.lab.nodes[1:]:
+        assert node.run(["sh", "-c", "ls -A ~/.skyq ~/shown ~/sky_workdir"]).stdout in (
+            "",
+            "/home/ada/sky_workdir:\n",
+        )
+
+    cluster.ok("launch", "-c", "lab", cluster.file("second.yaml", task % "train.sh"))
+    told = cluster.ok("down", "lab", "-y")
+    kept = re.findall(r"^What jobs wrote on (\S+) stays: \S+ \S+ in (\S+)$", told.out, re.MULTILINE)
+    assert len(kept) == 1, str(told)  # the other rank ran on the head
+    found = cluster.lab.host(kept[0][0]).run(["sh", "-c", "cat %s/*/checkpoint" % kept[0][1]])
+    assert found.stdout == "weights\n", found
+    assert len(ids(cluster.ok("exec", "lab", "--num-nodes", "3", "hostname").out)) == 3
+    cluster.ok("down", "lab", "-y", "-p")
+    assert "skyq" not in "".join(left_on(cluster.lab, node) for node in ("node0", "node1", "node2"))
+
+
+def test_a_host_that_was_off_when_its_cluster_ended_is_freed_by_another_down(make_cluster: Make) -> None:
+    cluster = make_cluster(3)
+    cluster.ok("exec", "lab", "true")
+    cluster.lab.node(2).stop_sshd()
+    told = cluster.run("down", "lab", "-y", "-p")
+    assert told.code == 1 and "Type `skyq down lab` again when it is back" in told.err, str(told)
+    cluster.lab.node(2).start_sshd()
+    cluster.ok("down", "lab", "-y", "-p")
+    assert "skyq" not in left_on(cluster.lab, "node2")
+
+    # Or by the next cluster of that name.
+    cluster.ok("exec", "lab", "true")
+    cluster.lab.node(2).stop_sshd()
+    assert cluster.run("down", "lab", "-y", "-p").code == 1
+    cluster.lab.node(2).start_sshd()
+    assert len(ids(cluster.ok("exec", "lab", "--num-nodes", "3", "hostname").out)) == 3

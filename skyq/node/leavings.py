@@ -1,0 +1,101 @@
+"""What a cluster leaves on a worker when it ends: of jobs' folders only those that jobs wrote to, unless
+these are to go, too; and nothing that leads to what is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import List, Tuple
+
+from skyq.core.paths import Home
+from skyq.transport import parcel
+
+SHOWN = ".shown"
+"""Beside a copy: the path at which a file_mount shows it."""
+
+Kept = Tuple[str, int]
+"""(folder, bytes of the files in it)"""
+
+
+def remove(state: Home, cluster: str, purge: bool) -> List[Kept]:
+    """Remove what this machine had for a cluster of which nothing runs any more. Returns what stays."""
+    kept: List[Kept] = []
+    for name in _names(state.nodes):
+        if name.rpartition(".")[0] == cluster:
+            root = os.path.join(state.nodes, name)
+            work = os.path.join(root, "work")
+            links = [_workdir(), *_shown(work)]
+            kept += _remove_copies(work, purge)
+            for entry in _names(root):
+                if entry != "work":
+                    shutil.rmtree(os.path.join(root, entry), ignore_errors=True)
+            for folder in (work, root):
+                _remove_empty(folder)
+            for link in links:
+                _unlink_dead(link, work)
+    return kept
+
+
+def _remove_copies(work: str, purge: bool) -> List[Kept]:
+    written = [] if purge else [name for name in _names(work) if _is_written(os.path.join(work, name))]
+    if written:
+        # One shows parts of another: either all stay, or none.
+        return [(work, sum(_size(os.path.join(work, name)) for name in _names(work)))]
+    shutil.rmtree(work, ignore_errors=True)
+    return []
+
+
+def _is_written(copy: str) -> bool:
+    """Whether jobs changed or added a file in a copy."""
+    if os.path.islink(copy) or not os.path.isdir(copy) or copy.endswith(".part"):
+        return False
+    sent = parcel.read_record(copy)
+    for folder, _, names in os.walk(copy):
+        for name in names:
+            path = os.path.join(folder, name)
+            found = os.lstat(path)
+            if os.path.islink(path):
+                continue  # what it leads to is looked at where it is
+            if sent.get(os.path.relpath(path, copy)) != [found.st_size, found.st_mtime_ns]:
+                return True
+    return False
+
+
+def _shown(work: str) -> List[str]:
+    """Where file_mounts show copies of these."""
+    found = []
+    for name in _names(work):
+        if name.endswith(SHOWN):
+            with open(os.path.join(work, name), encoding="utf-8", errors="surrogateescape") as file:
+                found.append(file.read())
+    return found
+
+
+def _workdir() -> str:
+    return os.path.join(os.path.expanduser("~"), "sky_workdir")
+
+
+def _unlink_dead(link: str, work: str) -> None:
+    if os.path.islink(link) and not os.path.exists(link) and os.readlink(link).startswith(work + os.sep):
+        os.unlink(link)
+
+
+def _remove_empty(folder: str) -> None:
+    try:
+        os.rmdir(folder)
+    except OSError:
+        pass
+
+
+def _size(path: str) -> int:
+    if os.path.islink(path) or not os.path.isdir(path):
+        return os.lstat(path).st_size
+    return sum(_size(os.path.join(path, name)) for name in _names(path))
+
+
+def _names(folder: str) -> List[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
