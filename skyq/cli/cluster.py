@@ -18,9 +18,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from skyq.client.contact import Place
+    from skyq.client.freeing import Freed
+    from skyq.client.guest import Place
     from skyq.client.heads import Agent, Client
-    from skyq.client.search import Freed
     from skyq.client.slices import Whole
     from skyq.client.wanted import Wanted
     from skyq.core.host import Host, Pool
@@ -148,16 +148,16 @@ def end_remote(name: str, nodes: Sequence[str], purge: bool) -> Freed:
 
     `nodes`: what the head told of their names. `purge`: what jobs wrote there goes, too.
     """
-    from skyq.client import search
+    from skyq.client import freeing
 
-    return search.end(_client(accept_new=False, quiet=False), name, nodes, purge)
+    return freeing.end(_client(accept_new=False, quiet=False), name, nodes, purge)
 
 
 def free_hosts(name: str, nodes: Sequence[str]) -> Freed:
     """Free hosts that are nodes of a cluster no more, which goes on."""
-    from skyq.client import search
+    from skyq.client import freeing
 
-    return search.free(_client(accept_new=False, quiet=False), name, nodes)
+    return freeing.free(_client(accept_new=False, quiet=False), name, nodes)
 
 
 def add_hosts(name: str, words: Sequence[str], accept_new: bool) -> int:

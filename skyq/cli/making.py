@@ -8,7 +8,7 @@ from skyq.core.model import ANY_POOL, Task
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from skyq.client.contact import Place
+    from skyq.client.guest import Place
     from skyq.client.wanted import Wanted
     from skyq.core.host import Pool
 

@@ -17,7 +17,7 @@ from skyq.core.words import jobs_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from skyq.client.search import Freed
+    from skyq.client.freeing import Freed
     from skyq.core.protocol import Message
     from skyq.head.head import Head
 

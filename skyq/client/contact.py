@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from skyq import __version__
-from skyq.client.guest import Guest
+from skyq.client.guest import Guest, Place
 from skyq.client.landing import Facts
 from skyq.client.party import Party, names
 from skyq.client.records import Remote
-from skyq.client.wanted import Wanted, fitting, why_unfit
-from skyq.core.errors import Declined, HostClaimed, SkyqError, Unreachable
+from skyq.client.wanted import Choosing, Wanted
+from skyq.core.errors import HostClaimed, SkyqError, Unreachable
 from skyq.core.host import Host, Pool
 from skyq.core.versions import order
 
@@ -24,16 +24,6 @@ if TYPE_CHECKING:
     from skyq.transport.ssh import Session
 
 HEAD_PYTHON = (3, 10)
-
-
-class Place(NamedTuple):
-    """What became of one host of the pool."""
-
-    name: str
-    role: str
-    """head, worker, or "" for a host that isn't taken."""
-    text: str
-    """What it has, or why it isn't taken."""
 
 
 class Made(NamedTuple):
@@ -85,13 +75,12 @@ class _Making:
         else:
             self._refuse_orphans()
             if wanted:
-                self._choose(wanted)
+                Choosing(self.name, party, wanted, self._turn_away, self._why_no_head).run()
             self._find_head()
         if self.state["nodes"]:
             return self._adopt()
         party.arrive_through(self.head)
-        self._turn_away_claimed()
-        self._turn_away_twins()
+        self._turn_away()
         self._settle_workers()
         self._introduce()
         return self._made()
@@ -109,8 +98,7 @@ class _Making:
         head.facts = head.ask("facts", devices=False)
         self.launchers[head.facts["token"]] = head.launcher
         party.arrive_through(head)
-        self._turn_away_claimed()
-        self._turn_away_twins()
+        self._turn_away()
         self._settle_workers()
         self._introduce(more=True)
         known = {host.ip for host in remote.workers}
@@ -176,68 +164,10 @@ class _Making:
             self.state = {}
         return guest.trouble
 
-    def _choose(self, wanted: Wanted) -> None:
-        """Of the hosts that are free and fit only as many as are wanted stay in the party.
-
-        What each has is asked of skyq there, which leaves again where it isn't wanted.
-        """
+    def _turn_away(self) -> None:
+        """Those that aren't free, and second names."""
         self._turn_away_claimed()
         self._turn_away_twins()
-        try:
-            chosen = self._fitting(wanted)
-            places = self._planned(wanted, chosen)
-            if len(chosen) < (wanted.num_nodes or 1):
-                raise _too_few(self.pool, wanted, len(chosen), places)
-            if not wanted.agree(places):
-                raise Declined("Aborted!")
-        except BaseException:
-            self.party.each(self._leave_again)
-            raise
-        self.party.each(self._leave_again, [g for g in self.party.present if g not in chosen])
-        self.party.guests = [*chosen, *(guest for guest in self.party.guests if guest.trouble)]
-
-    def _fitting(self, wanted: Wanted) -> list[Guest]:
-        """The head first: one that is reached from here, because the others may be reached through it."""
-        party = self.party
-        party.tell("Looking at %s" % names(party.present))
-        party.each(self._look_at)
-        heads = [guest for guest in fitting(wanted, party.present) if not self._why_no_head(guest)]
-        if not heads:
-            return []
-        if not wanted.num_nodes or len(fitting(wanted, party.present)) < wanted.num_nodes:
-            party.arrive_through(heads[0])
-            self._turn_away_claimed()
-            party.each(self._look_at, [guest for guest in party.present if not guest.facts])
-        found = fitting(wanted, party.present)
-        others = [guest for guest in found if guest is not heads[0]]
-        return [heads[0], *others][: wanted.num_nodes or None]
-
-    def _look_at(self, guest: Guest) -> None:
-        try:
-            self.party.become(guest, as_head=False)
-            guest.facts = guest.ask("facts", devices=guest.host.accelerators is None)
-        except Unreachable:
-            raise
-        except SkyqError as error:
-            raise type(error)(guest.named(error)) from None
-
-    def _leave_again(self, guest: Guest) -> None:
-        """As it was; it isn't told where that can't be done."""
-        if guest.has_skyq:
-            guest.step_back(self.name, "-", end=True)
-        guest.leave()
-
-    def _planned(self, wanted: Wanted, chosen: Sequence[Guest]) -> tuple[Place, ...]:
-        fit = fitting(wanted, self.party.present)
-        places = [Place(g.name, "worker" if at else "head", g.in_words()) for at, g in enumerate(chosen)]
-        for guest in self.party.guests:
-            if guest.trouble:
-                places.append(Place(guest.name, "", guest.bare_trouble))
-            elif guest not in fit:
-                places.append(Place(guest.name, "", guest.bare(why_unfit(wanted, guest))))
-            elif guest not in chosen:
-                places.append(Place(guest.name, "", "it is free, and not needed"))
-        return tuple(places)
 
     def _turn_away_claimed(self) -> None:
         for guest in self.party.present:
@@ -384,14 +314,6 @@ class _Making:
         head.session = head.landing = None
         self.party.close()
         return Made(remote, session, places)
-
-
-def _too_few(pool: str, wanted: Wanted, found: int, places: Sequence[Place]) -> SkyqError:
-    """Why there is no cluster, host by host."""
-    text = "Of pool '%s' %d free host%s fit, and %d %s needed:\n%s"
-    verb = "is" if wanted.num_nodes <= 1 else "are"
-    rows = "\n".join("  %s: %s" % (place.name, place.text.replace("\n", " ")) for place in places)
-    return SkyqError(text % (pool, found, "" if found == 1 else "s", wanted.num_nodes or 1, verb, rows))
 
 
 def _is_head(guest: Guest, cluster: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from skyq import __version__
 from skyq.client.landing import Facts, Landing
@@ -19,6 +20,16 @@ if TYPE_CHECKING:
     from skyq.transport.ssh import Session
 
 BUILD = re.compile(r"skyq-([0-9][\w.]*)-[0-9a-f]{16}\.pyz")
+
+
+class Place(NamedTuple):
+    """What became of one host of the pool."""
+
+    name: str
+    role: str
+    """head, worker, or "" for a host that isn't taken."""
+    text: str
+    """What it has, or why it isn't taken."""
 
 
 class Guest:

@@ -19,7 +19,7 @@ from skyq.core.versions import order
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from skyq.client.contact import Place
+    from skyq.client.guest import Place
     from skyq.client.party import Dial
     from skyq.client.slices import Whole
     from skyq.client.wanted import Wanted

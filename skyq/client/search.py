@@ -1,16 +1,14 @@
 """Clusters elsewhere of which this machine knows too little: they are looked for among the hosts of the
-inventory, made, upgraded, and freed when they end.
+inventory, made, upgraded, and given more hosts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 from skyq import __version__
 from skyq.client import contact, records
-from skyq.client.contact import Place
-from skyq.client.guest import Guest
+from skyq.client.guest import Guest, Place
 from skyq.client.heads import Client, Ended, Unknown, Way, older
 from skyq.client.party import Party
 from skyq.client.records import Remote
@@ -19,7 +17,8 @@ from skyq.core.errors import SkyqError, Unreachable
 from skyq.core.host import Host, Pool
 
 
-def _party(client: Client, hosts: Iterable[Host]) -> Party:
+def party_of(client: Client, hosts: Iterable[Host]) -> Party:
+    """To see to these hosts."""
     return Party(hosts, client.dial, client.whole(), client.tell)
 
 
@@ -31,7 +30,7 @@ def find(client: Client, name: str) -> Way:
     pools = client.pools()
     if not pools:
         raise Unknown(_no_cluster(name, "There are no pools in %s." % client.home.inventory))
-    party = _party(client, _hosts_of(pools, name))
+    party = party_of(client, hosts_of(pools, name))
     client.tell("Looking for cluster %s on the hosts of your pools" % name)
     try:
         party.arrive_all(to_send=False)
@@ -50,7 +49,7 @@ def find_or_make(client: Client, name: str, wanted: Wanted | None = None) -> Way
     if pool is None:
         return find(client, name)
     records.forget(client.home, name)
-    made = contact.make(name, pool, _party(client, pool.hosts), wanted)
+    made = contact.make(name, pool, party_of(client, pool.hosts), wanted)
     records.write(client.home, made.remote)
     if made.places:
         client.show(name, made.places)
@@ -64,7 +63,7 @@ def find_or_make(client: Client, name: str, wanted: Wanted | None = None) -> Way
 def upgrade(client: Client, remote: Remote) -> Remote:
     """Bring an older skyq there up to this version. Raises SkyqError when its head can't have that."""
     client.tell("Cluster %s has skyq %s: sending it %s" % (remote.name, remote.version, __version__))
-    party = _party(client, remote.hosts)
+    party = party_of(client, remote.hosts)
     try:
         launcher, behind = _renew(party, remote.name, lambda names: hosts_named(client, remote, names))
     finally:
@@ -114,7 +113,7 @@ def _invite_unknown(party: Party, names: list[str], named: Callable[[list[str]],
 
 def hosts_named(client: Client, remote: Remote | None, names: Iterable[str]) -> list[Host]:
     """Nodes by their names, as the cluster's record knows them, or the inventory, or neither."""
-    found = {host.ip: host for host in _hosts_of(client.pools(), remote.pool if remote else "")}
+    found = {host.ip: host for host in hosts_of(client.pools(), remote.pool if remote else "")}
     found.update({host.ip: host for host in (remote.hosts if remote else ())})
     return [found.get(name, Host(name)) for name in names]
 
@@ -129,7 +128,7 @@ def way(client: Client, name: str, node: str | None) -> tuple[Host, Host | None]
         return remote.head, None
     known = [host.ip for host in remote.workers]
     if node not in known:
-        in_pools = {host.ip for host in _hosts_of(client.pools(), remote.pool)}
+        in_pools = {host.ip for host in hosts_of(client.pools(), remote.pool)}
         if node not in in_pools:
             names = ", ".join([remote.head.ip, *known])
             raise SkyqError("Cluster %s has no node '%s'. It has %s." % (name, node, names))
@@ -155,7 +154,7 @@ def add(client: Client, name: str, words: Sequence[str]) -> tuple[Place, ...]:
         raise SkyqError("Cluster '%s' has no pool here: name the hosts. skyq add %s HOST..." % (name, name))
     if not hosts:
         raise SkyqError("All hosts of pool '%s' are nodes of cluster '%s' already." % (remote.pool, name))
-    party = _party(client, [remote.head, *(host for host in hosts if host.ip != remote.head.ip)])
+    party = party_of(client, [remote.head, *(host for host in hosts if host.ip != remote.head.ip)])
     made = contact.add(remote, party)
     made.session.close()
     records.write(client.home, made.remote)
@@ -173,7 +172,7 @@ def _known(client: Client, name: str) -> Way:
 # By the claims of the hosts.
 
 
-def _hosts_of(pools: Mapping[str, Pool], first: str) -> list[Host]:
+def hosts_of(pools: Mapping[str, Pool], first: str) -> list[Host]:
     """All hosts, once each, those of the pool of that name before the others."""
     found: dict[tuple[str, int | None], Host] = {}
     for pool in sorted(pools.values(), key=lambda pool: pool.name != first):
@@ -217,86 +216,3 @@ def _why_unseen(client: Client, party: Party, name: str, ours: list[Guest]) -> S
 
 def _no_cluster(name: str, more: str) -> str:
     return "Cluster '%s' does not exist. %s" % (name, more)
-
-
-# The end.
-
-
-class Freed(NamedTuple):
-    """What became of hosts that are of a cluster no more."""
-
-    undone: tuple[str, ...]
-    """A sentence for each where that couldn't be done."""
-    kept: tuple[tuple[str, str, int], ...]
-    """(host, path, bytes) of what jobs wrote there, which stays."""
-
-
-def end(client: Client, name: str, nodes: Sequence[str], purge: bool) -> Freed:
-    """Free the hosts of a cluster whose queue has been ended, and forget it.
-
-    `nodes`: the names of its nodes, as far as its head has told. `purge`: what jobs wrote there goes, too.
-    """
-    remote = records.read(client.home, name)
-    hosts = {host.ip: host for host in (remote.hosts if remote else ())}
-    hosts.update({host.ip: host for host in hosts_named(client, remote, nodes) if host.ip not in hosts})
-    known = set(hosts)
-    pools = client.pools()
-    # Another machine may have made the cluster anew since, of other hosts.
-    others = pools[name].hosts if name in pools else () if remote else _hosts_of(pools, name)
-    party = _party(client, [*hosts.values(), *(host for host in others if host.ip not in known)])
-    try:
-        party.arrive_all(to_send=False)
-        head = party.guests[0]
-        if remote and not head.trouble:
-            party.arrive_through(head)
-        concerned = [guest for guest in party.present if guest.name in known or guest.is_of(name)]
-        kept = _free(party, concerned, name, {"id": remote.id if remote else "-", "purge": purge})
-        undone = [guest.trouble for guest in party.guests if guest.trouble and guest.name in known]
-    finally:
-        party.close()
-    records.forget(client.home, name)
-    return Freed(tuple(undone), kept)
-
-
-def free(client: Client, name: str, nodes: Sequence[str]) -> Freed:
-    """Free hosts that are nodes of a cluster no more, which goes on. What jobs wrote there stays."""
-    remote = records.read(client.home, name)
-    if remote is None:
-        return Freed((), ())
-    party = _party(client, [remote.head, *hosts_named(client, remote, nodes)])
-    try:
-        party.arrive_all(to_send=False)
-        if not party.guests[0].trouble:
-            party.arrive_through(party.guests[0])
-        leavers = party.guests[1:]
-        there = [guest for guest in leavers if not guest.trouble]
-        kept = _free(party, there, name, {"id": remote.id, "stays": True})
-        undone = [guest.trouble for guest in leavers if guest.trouble]
-    finally:
-        party.close()
-    workers = tuple(host for host in remote.workers if host.ip not in nodes)
-    records.write(client.home, remote._replace(workers=workers))
-    return Freed(tuple(undone), kept)
-
-
-def _free(
-    party: Party, guests: Sequence[Guest], cluster: str, how: dict[str, object]
-) -> tuple[tuple[str, str, int], ...]:
-    """End the hosts' part in a cluster; those where that can't be done have trouble. Returns Freed.kept.
-
-    `how`: more about it, see cli/setup.py; the id is that of what isn't claimed any more.
-    """
-    kept: list[tuple[str, str, int]] = []
-
-    def part(guest: Guest) -> None:
-        about = {**how, "node": guest.name, "head": guest is party.guests[0]}
-        about["id"] = guest.claim["id"] if guest.is_of(cluster) else how["id"]
-        try:
-            party.become(guest, as_head=False, build=guest.newer_build("0"))
-            said = guest.ask("leave", cluster=cluster, end=True, **about)
-            kept.extend((guest.name, str(path), int(size)) for path, size in said.get("kept", ()))
-        except SkyqError as error:
-            raise SkyqError(guest.named(error)) from None
-
-    party.each(part, guests)
-    return tuple(sorted(kept))

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from skyq.cli import cluster, main
 from skyq.client import heads, remote
-from skyq.client.search import Freed
+from skyq.client.freeing import Freed
 from skyq.core.errors import Unreachable
 
 LOOK = 0.02  # seconds
