@@ -66,20 +66,14 @@ def rename_account(host: Host, name: str, uid: int) -> None:
     host.root("sh", "-c", 'mv /home/ada "$0" && chown -R "$1" "$0" && chmod 711 "$0"', home, ids)
 
 
-def log_in_as(lab: Lab, host: Host, user: str) -> None:
-    """The client's ~/.ssh/config says so."""
-    config = "/home/ada/.ssh/config"
-    block = re.compile(r"(^Host %s\n(?: .*\n)*?    User )\w+" % host.name, re.MULTILINE)
-    lab.client.write(config, block.sub(r"\g<1>" + user, lab.client.read(config)), 0o600)
-
-
 def with_python(version: str) -> Traits:
     """A host that has no other; skips loudly where there is none."""
     path = pythons(version).get(version)
     if path is None:
         pytest.skip("NOT TESTED: there is no Python %s here" % version)
-    folder = Path(path).resolve().parent.parent
-    return Traits(gpus=8, hidden=PYTHONS, shared=[folder] if folder != Path("/usr") else [])
+    real = Path(path).resolve()
+    others = [each for each in PYTHONS if Path(each).resolve() != real]
+    return Traits(hidden=others, shared=[] if real.is_relative_to("/usr") else [real.parent.parent])
 
 
 def told(said: str, host: str) -> str:
@@ -112,18 +106,18 @@ def test_odd_hosts_are_a_cluster_like_any_other(make_lab: MakeLab) -> None:
     bare.write("/home/ada/.bashrc", NOISE + "sleep 3000 &\n")
     move_home(head, "Ada (née Byron)")
     rename_account(other, "bob", 1818)
-    log_in_as(lab, other, "bob")
     for name in (".skyq", ".ssh"):
         lead_elsewhere(other, "/home/bob/" + name)
     other.root("chown", "-R", "bob:", "/home/disk")
     for host in (head, other):
         hide_processes(host)
     cluster = Remote(lab)
-    cluster.file(".skyq/pools.yaml", "lab: {hosts: [node0, node1, node2]}\n")
+    told_here = "{ip: %s, user: bob, port: 2201}" % other.address
+    cluster.file(".skyq/pools.yaml", "lab: {hosts: [node0, %s, node2]}\n" % told_here)
 
     first = cluster.ok("exec", "lab", "--num-nodes", "3", SHOW)
 
-    assert [told(first.err, host.name).split(",")[0] for host in lab.nodes] == [
+    assert [told(first.err, name).split(",")[0] for name in ("node0", other.address, "node2")] == [
         *("head    8x H100", "worker  2x H100", "worker  no devices")
     ], str(first)
     for line in ("0: node0 is ada", "1: node1 is bob", "2: node2 is ada"):
