@@ -166,14 +166,15 @@ def many(nodes: int = 64) -> None:
     with lab(nodes) as found:
         client, head = found.client, found.node(0)
         took = seconds(client, ["skyq", "exec", "lab", "-d", "-q", "true"])
-        print("%d hosts: first contact %.1f s" % (nodes, took))
+        print("%d hosts: first contact %.1f s (aim 60)" % (nodes, took))
         words = ["exec", "lab", "-q", "--num-nodes", str(nodes), "echo $EPOCHREALTIME"]
         skyq(client, *words)
         at = time.time()
         last = max(float(line) for line in skyq(client, *words).split()) - at
         status = statistics.median(seconds(client, ["skyq", "status", "lab"]) for _ in range(3))
         print(
-            "%d hosts, connected: a %d-node job has started %.2f s after its submit; `status` %.2f s"
+            "%d hosts, connected: a %d-node job has started %.2f s after its submit (aim 5); "
+            "`status` %.2f s (aim 1)"
             % (nodes, nodes, last, status)
         )
         skyq(client, "exec", "lab", "-d", "--num-nodes", str(nodes), "sleep 3600")
