@@ -174,8 +174,7 @@ def many(nodes: int = 64) -> None:
         status = statistics.median(seconds(client, ["skyq", "status", "lab"]) for _ in range(3))
         print(
             "%d hosts, connected: a %d-node job has started %.2f s after its submit (aim 5); "
-            "`status` %.2f s (aim 1)"
-            % (nodes, nodes, last, status)
+            "`status` %.2f s (aim 1)" % (nodes, nodes, last, status)
         )
         skyq(client, "exec", "lab", "-d", "--num-nodes", str(nodes), "sleep 3600")
         time.sleep(3)

@@ -73,12 +73,15 @@ _IGNORED_RESOURCES = frozenset((
     "region", "spot_recovery", "use_spot", "volumes", "zone",
 ))  # fmt: skip
 _REFUSED = {
-    "service": "skyq runs jobs, not services. Remove it, and start the server in `run`.",
-    "pool": "skyq has no managed pools. Remove it; hosts stand in ~/.skyq/pools.yaml.",
     "volumes": "skyq mounts no volumes. Mount the file system on the nodes, and remove it.",
     "volume_mounts": "skyq mounts no volumes. Mount the file system on the nodes, and remove it.",
     "managed_secrets": "there is no secret manager. List the names under `secrets:` without a value "
     "and give them with --secret NAME.",
+}
+# SkyPilot's own `launch` takes these files too, for the task alone.
+_TASK_ALONE = {
+    "service": "`service` is ignored: skyq runs the task once, as a job. There are no replicas.",
+    "pool": "`pool` is ignored: skyq runs the task once, as a job. Hosts stand in ~/.skyq/pools.yaml.",
 }
 _JSON_TYPES = {"string_type": "string", "int_type": "integer", "dict_type": "object", "list_type": "array"}
 _BOUNDS = {
@@ -189,10 +192,12 @@ class _Spec:
             if key in _REFUSED:
                 self.fail(f"Field '{key}' is not supported: {_REFUSED[key]}", (key,))
         self.ignored += sorted(_IGNORED & fields.keys())
-        known = {key: value for key, value in fields.items() if key not in _IGNORED}
+        self.notes += [note for key, note in _TASK_ALONE.items() if key in fields]
+        skipped = _IGNORED | _TASK_ALONE.keys()
+        known = {key: value for key, value in fields.items() if key not in skipped}
         if "name" in known:
             known["name"] = self.document.written(("name",), known["name"])
-        return self.checked(_TASK, known, (), _TASK_FIELDS.keys() | _IGNORED)
+        return self.checked(_TASK, known, (), _TASK_FIELDS.keys() | skipped)
 
     def checked(
         self, validator: SchemaValidator, fields: Mapping[str, object], path: Path, known: Iterable[str]

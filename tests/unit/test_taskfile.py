@@ -487,7 +487,16 @@ def test_a_docker_image_and_a_priority_class_get_their_own_words() -> None:
     )
 
 
-@pytest.mark.parametrize("field", ["service", "pool", "volumes", "volume_mounts", "managed_secrets"])
+@pytest.mark.parametrize("field", ["service", "pool"])
+def test_the_task_of_a_service_or_a_pool_runs_alone_as_with_skypilots_launch(field: str) -> None:
+    task = load_task(f"run: serve\n{field}: {{replicas: 2, workers: 1}}", "t.yaml")
+
+    (note,) = task.warnings
+    assert task.run == "serve"
+    assert note.startswith(f"`{field}` is ignored: skyq runs the task once, as a job")
+
+
+@pytest.mark.parametrize("field", ["volumes", "volume_mounts", "managed_secrets"])
 def test_what_a_job_could_not_do_without_is_refused(field: str) -> None:
     assert f"Field '{field}' is not supported: " in refusal(f"run: a\n{field}: {{}}")
 
