@@ -72,7 +72,10 @@ class Copy:
         self.files: Dict[str, List[int]] = {}
         """Size and time of what came as files, so that they needn't come again."""
         self._lock = -1
+        self._fetched = False
         self._parcel: Optional[Parcel] = None
+        self._came: Optional[Set[str]] = None
+        """All that is in it, where that is known without looking."""
         self._rests: Dict[str, int] = {}
         """What may be gone on with, and its lock; -1: another process has it, for this same copy."""
 
@@ -151,6 +154,8 @@ class Copy:
         parcel.finish()
         self.sent |= {item.path for item in parcel.items[:own]}
         self.files.update(parcel.record())
+        if not self._fetched:
+            self._came = _with_folders(item.path for item in parcel.items)
 
     def fetch(self, url: str, ref: str) -> None:
         """Fill it from a git repository, and from nowhere else. Raises TaskError with what git said."""
@@ -169,6 +174,7 @@ class Copy:
         else:
             _git(["-C", self.part, "checkout", "-q", "--detach", "FETCH_HEAD"])
         self.sent |= _tree(self.part)
+        self._fetched = True
 
     def _make_way(self, folder: str) -> None:
         """A real folder of the copy, never one that a link leads out to."""
@@ -183,7 +189,7 @@ class Copy:
 
         `base`: the copy before it, or "". `target`: where it will be shown, for a file_mount.
         """
-        whole = _tree(self.part)
+        whole = _tree(self.part) if self._came is None else self._came
         shows = show_additions(base, self.part, whole, set(read_manifest(base)["paths"])) if base else set()
         record: Dict[str, Any] = {"shows": sorted(shows), "paths": sorted(self.sent), "shown_at": target}
         record["whole"] = sorted(whole)  # what workers get of it
@@ -251,6 +257,16 @@ def copy_one(source: str, into: str, item: Item, progress: Callable[[int], None]
 
 def _join(root: str, path: str) -> str:
     return os.path.join(root, path) if path else root
+
+
+def _with_folders(paths: Iterable[str]) -> Set[str]:
+    """These, and the folders that they lie in."""
+    found = set(paths)
+    for folder in {os.path.dirname(path) for path in found}:
+        while folder and folder not in found:
+            found.add(folder)
+            folder = os.path.dirname(folder)
+    return found
 
 
 def _tree(root: str) -> Set[str]:

@@ -199,47 +199,53 @@ class Parcel:
     def _go_on(self, item: Item) -> bool:
         """From a rest, if it is whole there."""
         for rest in self.rests:
-            path = os.path.join(rest, item.path)
-            try:
-                seen = os.lstat(path)
-                if not stat.S_ISREG(seen.st_mode) or (seen.st_size, seen.st_mtime_ns) != item[2:4]:
-                    continue
-                if os.path.realpath(os.path.dirname(path)) != os.path.dirname(
-                    os.path.realpath(rest) + path[len(rest) :]
-                ):
-                    continue  # it lies behind a link
-                into = os.path.join(self.root, item.path)
-                self._stay_inside(item)
-                os.link(path, into)
-                os.chmod(into, stat.S_IMODE(item.mode) & 0o777)
-                self._syncer.add(into, item.size)
-            except OSError:
-                continue  # not all file systems have links
-            self.used.add(rest)
-            return True
+            folder = os.path.dirname(os.path.join(rest, item.path))
+            if os.path.realpath(folder) != os.path.realpath(rest) + folder[len(rest) :]:
+                continue  # it lies behind a link
+            if self._take_from(rest, item, is_rest=True):
+                self.used.add(rest)
+                return True
         return False
 
     def _take(self, item: Item) -> bool:
         """From the former copy, if it is there as it was sent: jobs may have changed it since."""
-        if self._known.get(item.path) != [item.size, item.mtime_ns]:
-            return False
+        known = self._known.get(item.path) == [item.size, item.mtime_ns]
+        return known and self._take_from(self.base, item)
+
+    def _take_from(self, folder: str, item: Item, is_rest: bool = False) -> bool:
+        path = os.path.join(folder, item.path)
         try:
-            reader = os.open(os.path.join(self.base, item.path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            reader = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
             return False
         try:
             seen = os.fstat(reader)
             if not stat.S_ISREG(seen.st_mode) or (seen.st_size, seen.st_mtime_ns) != item[2:4]:
                 return False
-            writer = self._create(item)
-            try:
-                clone(reader, writer, lambda _: None)
-                _whole(writer, item)
-            finally:
-                os.close(writer)
-            self._syncer.add(os.path.join(self.root, item.path), item.size)
+            # With a second link it may be in a copy that a job writes to by now.
+            if not is_rest or seen.st_nlink > 1 or not self._link_whole(path, item):
+                self._clone_whole(reader, item)
         finally:
             os.close(reader)
+        self._syncer.add(os.path.join(self.root, item.path), item.size)
+        return True
+
+    def _clone_whole(self, reader: int, item: Item) -> None:
+        writer = self._create(item)
+        try:
+            clone(reader, writer, lambda _: None)
+            _whole(writer, item)
+        finally:
+            os.close(writer)
+
+    def _link_whole(self, path: str, item: Item) -> bool:
+        self._stay_inside(item)
+        into = os.path.join(self.root, item.path)
+        try:
+            os.link(path, into)
+        except OSError:
+            return False  # not all file systems have links
+        os.chmod(into, stat.S_IMODE(item.mode) & 0o777)
         return True
 
     def _create(self, item: Item) -> int:

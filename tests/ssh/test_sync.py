@@ -23,9 +23,9 @@ SLOW = 0.1  # seconds each way: 2 MB, the window of sshd, per 0.2 s
 DIGEST = "cat f* | sha256sum | cut -c -64"
 
 
-def large(cluster: Remote) -> str:
-    """Fills `proj` with what doesn't compress; the digest of all."""
-    folder = cluster.client.home / "proj"
+def large(cluster: Remote, name: str = "proj") -> str:
+    """Fills a folder with what doesn't compress; the digest of all."""
+    folder = cluster.client.home / name
     folder.mkdir()
     digest = hashlib.sha256()
     for number in range(FILES):
@@ -147,19 +147,19 @@ def test_a_courier_goes_on_with_what_lacks_after_its_connection_broke(make_lab: 
 
 
 def test_what_did_not_change_does_not_travel_again_neither_do_mounts(cluster: Remote) -> None:
-    large(cluster)
-    cluster.file("side/x", "x" * 3_000_000)
-    cluster.file("mounts.yaml", "file_mounts: {/tmp/seen: side}\nrun: cat /tmp/seen/x f* | wc -c\n")
+    large(cluster, "unchanged")
+    cluster.file("seen/x", "x" * 3_000_000)
+    cluster.file("seen.yaml", "file_mounts: {/tmp/seen: seen}\nrun: cat /tmp/seen/x f* | wc -c\n")
     node = cluster.lab.node(1)
 
     def launched() -> list[int]:
         """What the head and the worker received meanwhile."""
         before = [host.received() for host in (cluster.head, node)]
-        words = ("launch", "-c", "lab", "-q", *ON["node1"], "--workdir", "proj", "mounts.yaml")
+        words = ("launch", "-c", "lab", "-q", *ON["node1"], "--workdir", "unchanged", "seen.yaml")
         assert cluster.ok(*words).out.split() == [str(WHOLE + 3_000_000)]
         return [host.received() - bytes for host, bytes in zip((cluster.head, node), before)]
 
     assert min(launched()) > WHOLE + 3_000_000
     assert max(launched()) < 500_000
-    cluster.file("side/y", "y" * 1_000_000)
+    cluster.file("seen/y", "y" * 1_000_000)
     assert max(launched()) < 1_500_000

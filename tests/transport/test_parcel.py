@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from collections.abc import Sequence
 from contextlib import suppress
@@ -134,6 +135,22 @@ def test_a_rest_of_a_file_that_changed_since_is_not_taken(tmp_path: Path) -> Non
     parcel, came = sent(roots_of(source), tmp_path / "copy", rests=[rest.root, str(tmp_path / "gone")])
     assert came == 2 and not parcel.used
     assert (tmp_path / "copy" / "a").read_bytes() == (source / "a").read_bytes()
+
+
+def test_what_two_tries_left_is_shared_with_no_job(tmp_path: Path) -> None:
+    """Each took it from the former one, and the last one was kept: a job writes there."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "a").write_text("text")
+    rests: list[str] = []
+    for name in ("one", "two", "kept", "next"):
+        sent(roots_of(source), tmp_path / name, rests=rests)
+        if name == "kept":
+            shutil.rmtree(tmp_path / "two")  # who has used it removes it
+        rests = [str(tmp_path / "one")] if name == "kept" else [str(tmp_path / name)]
+
+    files = [(tmp_path / name / "a").stat() for name in ("kept", "next")]
+    assert files[0].st_ino != files[1].st_ino and files[0].st_mtime_ns == files[1].st_mtime_ns
 
 
 def test_nothing_is_taken_of_a_rest_through_a_link(tmp_path: Path) -> None:
