@@ -49,7 +49,7 @@ class Faults:
         found = [
             (process, words)
             for process, words in commands(self.lab.host(node), of_root=False)
-            if "skyq" in words and not _run_of(process)
+            if "skyq" in words and "prelude.sh" not in words and not _run_of(process)
         ]
         if found:
             process, words = self.dice.choice(sorted(found, key=lambda pair: pair[0].pid))
