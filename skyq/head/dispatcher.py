@@ -349,9 +349,23 @@ class Dispatcher:
             self.board.may_return.discard(job_id)
             if self._say(self.board.jobs[job_id], step, {"do": "go"}):
                 self.board.going.add((job_id, step))
+        for job, step in acts.owed:
+            self._owe(job, step)
         for uuid in acts.ended:
             specs.drop_secrets(self.where, uuid)
             self.pulls.job_over(uuid, lambda node: self.fleet.links[node].ready)
+
+    def _owe(self, job: Job, step: str) -> None:
+        """A log whose job has ended before anybody asked for it."""
+        try:
+            source = self._source(job, step)
+        except OSError as error:
+            _note(str(error))  # the next dispatcher sees that it is owed
+            return
+        self.pulls.owe(source)
+        link = self.fleet.links[source.node]
+        for _, message in self.pulls.to_ask(source.node) if link.ready else ():
+            link.say(message)
 
     def _start(self, job: Job, step: str) -> None:
         link = self.fleet.links[self.board.node_of(job, step)]

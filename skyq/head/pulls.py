@@ -98,6 +98,10 @@ class Pulls:
         pull = self._pulls.get((uuid, attempt, step))
         return pull is None or pull.ended or not pull.source.remote
 
+    def knows(self, uuid: str, attempt: int, step: str) -> bool:
+        """Whether this process has asked for a log at all."""
+        return (uuid, attempt, step) in self._pulls
+
     def job_over(self, uuid: str, connected: Callable[[str], bool]) -> None:
         """The job has ended: forget what is here. What isn't comes on the connection that is there, or is
         asked for on the next one. `connected`: whether a node is.

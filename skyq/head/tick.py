@@ -27,6 +27,8 @@ class Acts:
         self.go: List[Tuple[int, str]] = []
         self.stop: List[Tuple[int, str]] = []
         self.over: List[int] = []
+        self.owed: List[Tuple[Job, str]] = []
+        """Steps of jobs that are final now, whose logs are still to be asked for."""
         self.ended: List[str] = []
         """Uuids of the jobs that are final now."""
 
@@ -53,7 +55,7 @@ def _settle(store: Store, board: Board, acts: Acts, pulls: Pulls) -> None:
         elif verdict.state == states.PENDING:
             _requeue(store, board, job, verdict.reason)
         elif verdict.state is not None:
-            _remember_logs(store, board, job, pulls)
+            acts.owed += [(job, step) for step in _remember_logs(store, board, job, pulls)]
             _finish(store, board, job, verdict)
             acts.ended.append(job.uuid)
         acts.start += [(job.id, step) for step in verdict.start]
@@ -70,11 +72,21 @@ def _requeue(store: Store, board: Board, job: Job, why: str) -> None:
     _move(store, board, job, states.PENDING, reason=why, attempt=job.attempt + 1, **unstarted)
 
 
-def _remember_logs(store: Store, board: Board, job: Job, pulls: Pulls) -> None:
-    """What of its logs isn't here yet shall still come, whoever is killed meanwhile."""
+def _remember_logs(store: Store, board: Board, job: Job, pulls: Pulls) -> List[str]:
+    """What of its logs isn't here yet shall still come, whoever is killed meanwhile.
+
+    Returns the steps on workers whose logs this process has never asked for, since it only had to stop them.
+    """
+    unasked = []
     for step in board.phases[job.id]:
-        if not pulls.complete(job.uuid, job.attempt, step):
-            store.owe_log(OwedLog(job.id, step, board.node_of(job, step), job.attempt))
+        node = board.node_of(job, step)
+        known = pulls.knows(job.uuid, job.attempt, step)
+        if not known and node in board.nodes and board.nodes[node].reach:
+            unasked.append(step)
+        elif pulls.complete(job.uuid, job.attempt, step):
+            continue
+        store.owe_log(OwedLog(job.id, step, node, job.attempt))
+    return unasked
 
 
 def _finish(store: Store, board: Board, job: Job, verdict: Verdict) -> None:

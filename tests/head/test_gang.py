@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -168,3 +169,31 @@ def test_the_order_in_which_text_came_is_kept(make: Make) -> None:
     (cluster.root / "2").touch()
     cluster.wait(job, "SUCCEEDED")
     assert lines() == ["run-0 0 2", "run-1 0 2", "run-0 2 2"]
+
+
+def test_the_log_of_a_rank_that_a_new_dispatcher_only_had_to_stop_still_comes(
+    make: Make, tmp_path: Path
+) -> None:
+    cluster = make(2)
+    script = "echo before; until [ -e %s ]; do sleep 0.05; done; echo after; sleep 3600" % (tmp_path / "go")
+    uuid = cluster.submit(script, nodes=2, gpus=8)
+    wait_until(lambda: len(cluster.job(uuid).pids) == 2, "it runs", evidence=cluster.evidence)
+    wait_until(lambda: cluster.log(uuid, "run-1") == b"before\n", "it speaks", evidence=cluster.evidence)
+    cluster.kill_dispatcher()
+    (tmp_path / "go").touch()
+    there = Path(cluster.run_dir(1, uuid, "run-1").out)
+    wait_until(lambda: there.read_bytes() == b"before\nafter\n", "it has more to say")
+    lost = json.loads(Path(cluster.run_dir(0, uuid, "run-0").started).read_text())
+    for pid, _ in (lost["shim"], lost["main"]):
+        os.kill(pid, signal.SIGKILL)
+    (cluster.root / "cut1").touch()  # so that rank 0 is known to be lost before anything is asked there
+    cluster.start()
+    wait_until(lambda: not Path(cluster.run_dir(0, uuid, "run-0").script).exists(), "that is seen")
+    cluster.heal(1)
+    cluster.wait(uuid, "FAILED_DRIVER")
+
+    wait_until(
+        lambda: cluster.log(uuid, "run-1") == b"before\nafter\n",
+        "all of it is here",
+        evidence=cluster.evidence,
+    )
