@@ -136,8 +136,8 @@ def _wait(head: Head, node: Node, force: bool) -> None:
     while not nodes.remove(head, node.name):
         ids = [job.id for job in nodes.users_of(head, node.name)]
         if ids and ids != told:
-            more = "; " + head.trouble()[node.name] if head.trouble().get(node.name) else ""
-            print("Waiting for %s on %s%s." % (jobs_text(ids), node.name, more), flush=True)
+            why = head.trouble().get(node.name, "").rstrip(".")
+            print("Waiting for %s on %s%s." % (jobs_text(ids), node.name, why and "; " + why), flush=True)
             told = ids
         if time.monotonic() > wake_at:
             if force and nodes.is_unreachable(head, node.name):

@@ -199,7 +199,8 @@ class _Making:
     def _fitting(self, wanted: Wanted) -> list[Guest]:
         """The head first: one that is reached from here, because the others may be reached through it."""
         party = self.party
-        party.tell("Looking at %s" % names(party.present))
+        if party.present:
+            party.tell("Looking at %s" % names(party.present))
         party.each(self._look_at)
         heads = [guest for guest in fitting(wanted, party.present) if not self._why_no_head(guest)]
         if not heads:

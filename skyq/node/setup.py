@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, List
 from skyq.core import keylines
 from skyq.core.errors import SkyqError
 from skyq.core.paths import Home
-from skyq.node import probe
+from skyq.node import baseenv, probe
 
 TRIES = 5  # at a file that others change meanwhile
 KEPT = 4  # builds that stay, however old
@@ -24,6 +24,8 @@ ABANDONED = 3600  # seconds after which nobody is still sending a file
 
 def facts(devices: bool) -> Dict[str, Any]:
     """What this machine has; devices only where they aren't declared. Raises SkyqError as the probe does."""
+    if not baseenv.bash():
+        raise SkyqError("There is no bash, which every job is run by (apt install bash).")
     found = probe.devices() if devices else ()
     return {
         "devices": [[device.index, device.accelerator, device.uuid] for device in found],
