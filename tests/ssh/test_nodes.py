@@ -153,6 +153,24 @@ def test_a_dead_node_is_removed_by_force_and_what_it_ran_is_given_up(make_cluste
     assert "skyq" not in "".join(left_on(cluster.lab, node) for node in ("node0", "node1", "node2"))
 
 
+def test_dead_nodes_that_shared_a_job_are_removed_at_once(make_cluster: Make) -> None:
+    cluster = make_cluster(3)
+    gate = cluster.gate()
+    cluster.submit("--num-nodes", "1", "--gpus", "H100:8", gate.wait)
+    cluster.until_waiting(gate, "node0")
+    gang = cluster.submit("--num-nodes", "2", "--gpus", "H100:8", gate.wait)
+    cluster.until_waiting(gate, "node1", "node2")
+    for number in (1, 2):
+        cluster.lab.node(number).power_off()
+    for number in (1, 2):
+        cluster.until_unreachable("node%d" % number)
+    told = cluster.run("remove", "lab", "node1", "node2", "--force", "-y")
+
+    assert set(cluster.nodes()) == {"node0"}, str(told)
+    assert cluster.job(gang)["status"] == "FAILED_DRIVER"
+    gate.open()
+
+
 def test_removing_one_of_several_nodes_with_one_home_leaves_the_others_their_key(make_cluster: Make) -> None:
     cluster = make_cluster(3, shared_home=True)
     assert len(ids(cluster.ok("exec", "lab", "--num-nodes", "3", "hostname").out)) == 3
