@@ -58,8 +58,7 @@ def main(words: list[str]) -> int:
     if any(node.index == 0 for node in chosen):
         text = "%s is the head of the cluster, which can't do without it. To end the cluster: skyq down %s"
         raise SkyqError(text % (next(node.name for node in chosen if node.index == 0), found.cluster))
-    for node in chosen:
-        _remove(head, node, found.force, found.yes)
+    _remove(head, chosen, found.force, found.yes)
     if not os.environ.get(AT_HEAD):
         print(_FREE_IT % ", ".join(node.name for node in chosen), file=sys.stderr)
         return 1
@@ -104,20 +103,24 @@ class Gone:
             self.purge = bool(message.get("purge"))
 
 
-def _remove(head: Head, node: Node, force: bool, yes: bool) -> None:
+def _remove(head: Head, chosen: list[Node], force: bool, yes: bool) -> None:
+    """One after the other, but all of them give up their jobs first: a job may hold something of several."""
     from skyq.head import nodes
 
-    by = user()
-    nodes.drain(head, [node.name], by, "it is being removed")
+    by, left = user(), list(chosen)
+    nodes.drain(head, [node.name for node in left], by, "it is being removed")
     try:
-        if force:
+        for node in chosen if force else ():
             _end_jobs(head, node, by, yes)
-        _wait(head, node, force)
+        for node in chosen:
+            _wait(head, node, left if force else [])
+            tell_left([node.name])
+            print("%s is no longer of cluster %s." % (node.name, head.cluster), flush=True)
+            left.remove(node)
     except (SkyqError, KeyboardInterrupt):
-        print(_STAYS % (node.name, head.cluster, node.name), file=sys.stderr, flush=True)
+        for node in left:
+            print(_STAYS % (node.name, head.cluster, node.name), file=sys.stderr, flush=True)
         raise
-    tell_left([node.name])
-    print("%s is no longer of cluster %s." % (node.name, head.cluster), flush=True)
 
 
 def tell_left(names: list[str], purge: bool = False) -> None:
@@ -143,7 +146,7 @@ def _end_jobs(head: Head, node: Node, by: str, yes: bool) -> None:
         head.cancel(ids, by)
 
 
-def _wait(head: Head, node: Node, force: bool) -> None:
+def _wait(head: Head, node: Node, forced: list[Node]) -> None:
     from skyq.head import nodes
 
     told: list[int] = []
@@ -151,12 +154,13 @@ def _wait(head: Head, node: Node, force: bool) -> None:
     while not nodes.remove(head, node.name):
         ids = [job.id for job in nodes.users_of(head, node.name)]
         if ids and ids != told:
-            more = "; " + head.trouble()[node.name] if head.trouble().get(node.name) else ""
-            print("Waiting for %s on %s%s." % (jobs_text(ids), node.name, more), flush=True)
+            why = head.trouble().get(node.name, "").rstrip(".")
+            print("Waiting for %s on %s%s." % (jobs_text(ids), node.name, why and "; " + why), flush=True)
             told = ids
         if time.monotonic() > wake_at:
-            if force and nodes.is_unreachable(head, node.name):
-                nodes.abandon(head, node.name)
+            for each in forced:
+                if nodes.is_unreachable(head, each.name):
+                    nodes.abandon(head, each.name)
             head.wake()
             wake_at = time.monotonic() + WAKE
         time.sleep(LOOK)

@@ -82,6 +82,8 @@ def _lines(head: Head, job: Job, style: Style) -> list[str]:
     lines += [style.branch("%s: %s" % (grant.node, _grant(grant))) for grant in job.grants]
     if job.started_at is not None:
         lines.append(style.branch("started " + _ago(job.started_at)))
+    if job.state in states.ACTIVE:
+        lines += [style.branch("may be old: " + why) for why in head.reasons([job]).values()]
     if job.state in states.FINAL:
         lines.append(style.branch("ended: " + job.reason))
         lines += [style.branch("    " + text) for text in _last_words(head, job)]

@@ -154,6 +154,9 @@ def add(client: Client, name: str, words: Sequence[str]) -> tuple[Place, ...]:
         raise SkyqError("Cluster '%s' has no pool here: name the hosts. skyq add %s HOST..." % (name, name))
     if not hosts:
         raise SkyqError("All hosts of pool '%s' are nodes of cluster '%s' already." % (remote.pool, name))
+    if [host.ip for host in hosts] == [remote.head.ip]:
+        text = "%s is the head of cluster '%s': what it has is seen at the first contact only."
+        raise SkyqError(text % (remote.head.ip, name))
     party = party_of(client, [remote.head, *(host for host in hosts if host.ip != remote.head.ip)])
     made = contact.add(remote, party)
     made.session.close()

@@ -72,7 +72,8 @@ class Choosing:
     def _chosen(self) -> list[Guest]:
         """The head first: one that is reached from here, because the others may be reached through it."""
         party, number = self.party, self.wanted.num_nodes
-        party.tell("Looking at %s" % names(party.present))
+        if party.present:
+            party.tell("Looking at %s" % names(party.present))
         party.each(_look_at(party))
         heads = [guest for guest in self._fitting() if not self.why_no_head(guest)]
         if not heads:

@@ -64,7 +64,7 @@ class Agent:
         self.shared = shared
         self.boot = proc.boot()
         self.base = base_env()
-        self.bash = bash()
+        self.bash = bash() or "/bin/bash"
         self.steps: Dict[Key, _Step] = {}
         self.waiting: Dict[Key, _Step] = {}
         """Steps that must be looked at again soon: no descriptor tells when."""

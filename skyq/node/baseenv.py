@@ -27,11 +27,11 @@ def base_env() -> Dict[str, str]:
 
 
 def bash() -> str:
-    """Where bash is."""
+    """Where bash is; "" if it isn't."""
     for folder in DEFAULT_PATH.split(":") + os.environ.get("PATH", "").split(":"):
         if os.access(os.path.join(folder, "bash"), os.X_OK):
             return os.path.join(folder, "bash")
-    return "/bin/bash"
+    return ""
 
 
 def _assignments(path: str) -> Dict[str, str]:

@@ -30,7 +30,7 @@ def facts(devices: bool) -> Dict[str, Any]:
     Raises SkyqError as the probe does, where there is no bash, without which no job runs, and where jobs end
     with the login.
     """
-    if not os.access(bash(), os.X_OK):
+    if not bash():
         raise SkyqError("there is no bash, which jobs run in. Install it there (apt install bash).")
     todo = logout.todo()
     if todo:

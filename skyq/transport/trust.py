@@ -131,7 +131,7 @@ class Trust:
         return UnknownKey(
             "The host key of %s is not known: %s. %sNothing was sent to it.\n"
             "Compare it with the host's own (there: ssh-keygen -lf /etc/ssh/ssh_host_%s_key.pub), "
-            "then either `ssh %s` once, or add %s."
+            "then either `ssh %s` once, or add %s (to exec, launch or add)."
             % (target.where, _shown(key), why, _short(key), target.name, ACCEPT_OPTION),
             key,
         )

@@ -76,7 +76,13 @@ def test_hosts_of_another_cluster_or_account_are_left_out_and_named(make_cluster
 
 def test_hosts_that_can_not_be_taken_are_told_with_what_to_do(make_lab: Callable[..., Lab]) -> None:
     lab = make_lab(
-        6, traits={"node1": Traits(hidden=PYTHONS), "node2": Traits(small_home="100k"), "node5": Traits()}
+        7,
+        traits={
+            "node1": Traits(hidden=PYTHONS),
+            "node2": Traits(small_home="100k"),
+            "node5": Traits(),
+            "node6": Traits(hidden=["/bin/bash", "/usr/bin/bash"], shell="/bin/sh"),
+        },
     )
     cluster = Remote(lab).pool()
     key = next(line for line in lab.node(0).read("/home/ada/.ssh/authorized_keys").splitlines())
@@ -87,12 +93,13 @@ def test_hosts_that_can_not_be_taken_are_told_with_what_to_do(make_lab: Callable
 
     said = cluster.ok("exec", "lab", "-d", "true").err
 
-    assert roles(said) == {"node0": "head", **{"node%d" % n: "not taken" for n in range(1, 6)}}
+    assert roles(said) == {"node0": "head", **{"node%d" % n: "not taken" for n in range(1, 7)}}
     assert "no python3" in trouble(said, "node1") and "apt install python3" in trouble(said, "node1")
     assert "No space left" in trouble(said, "node2") and "df -h" in trouble(said, "node2")
     assert "refuses" in trouble(said, "node3") and "ssh node3" in trouble(said, "node3")
     assert "says nothing" in trouble(said, "node4")
     assert "Read-only file system" in trouble(said, "node5")
+    assert "no bash" in trouble(said, "node6") and "apt install bash" in trouble(said, "node6")
     assert "Traceback" not in said
 
 

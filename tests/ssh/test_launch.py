@@ -72,6 +72,7 @@ def test_launch_takes_free_hosts_that_fit_and_exec_runs_in_what_it_synced(make_c
     rest = cluster.run("launch", "-c", "other", "task.yaml", "-y")
     assert rest.code == 1, str(rest)
     assert "Of pool 'lab' 0 free hosts fit, and 2 are needed:" in rest.err
+    assert "Looking at \n" not in rest.err, str(rest)
     assert "node2: it belongs to cluster 'mine' of ada" in rest.err, str(rest)
     assert "node0: it has no devices" in rest.err and "node4" in rest.err
     misfit = mine.run("launch", "-c", "mine", "--gpus", "H100:8", "--num-nodes", "3", "true")

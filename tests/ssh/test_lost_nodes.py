@@ -18,6 +18,7 @@ def test_jobs_on_a_worker_do_not_notice_that_the_head_is_cut_off_from_it(cluster
     cluster.until_unreachable("node1")
 
     assert "node1 is unreachable since" in cluster.ok("queue", "lab", "-s").out
+    assert "may be old: node1 is unreachable since" in cluster.ok("why", "lab", str(ends)).out
     waiting = cluster.submit(*ON["node1"], "true")
     cluster.wait(cluster.submit(*ON["node2"], "true"), "SUCCEEDED")
     assert {cluster.job(i)["status"] for i in (ends, goes_on)} == {"RUNNING"}

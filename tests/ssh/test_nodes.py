@@ -58,6 +58,8 @@ def test_a_cluster_grows_while_a_job_runs_and_waiting_jobs_use_the_new_nodes(mak
     ]
     twin = cluster.run("add", "lab", cluster.lab.node(1).address)
     assert twin.code == 1 and "it is the same machine as node1" in twin.out, str(twin)
+    head = cluster.run("add", "lab", "node0")
+    assert head.code == 1 and "node0 is the head of cluster 'lab'" in head.err, str(head)
 
 
 def test_one_machine_under_two_names_is_taken_once(make_cluster: Make) -> None:
@@ -137,6 +139,7 @@ def test_a_dead_node_is_removed_by_force_and_what_it_ran_is_given_up(make_cluste
     told = cluster.run("remove", "lab", "node1", "--force", "-y")
 
     assert told.code == 1, str(told)
+    assert ".." not in told.out, str(told)
     assert "node1 is no longer of cluster lab." in told.out and "node1 (" in told.err, str(told)
     lost = cluster.wait(there, "FAILED_DRIVER")
     assert lost["reason"] == "node node1 was removed while it was unreachable"
@@ -148,6 +151,24 @@ def test_a_dead_node_is_removed_by_force_and_what_it_ran_is_given_up(make_cluste
     assert ids(cluster.ok("exec", "lab", "--num-nodes", "3", "hostname").out) == ["node0", "node1", "node2"]
     cluster.ok("down", "lab", "-y", "-p")
     assert "skyq" not in "".join(left_on(cluster.lab, node) for node in ("node0", "node1", "node2"))
+
+
+def test_dead_nodes_that_shared_a_job_are_removed_at_once(make_cluster: Make) -> None:
+    cluster = make_cluster(3)
+    gate = cluster.gate()
+    cluster.submit("--num-nodes", "1", "--gpus", "H100:8", gate.wait)
+    cluster.until_waiting(gate, "node0")
+    gang = cluster.submit("--num-nodes", "2", "--gpus", "H100:8", gate.wait)
+    cluster.until_waiting(gate, "node1", "node2")
+    for number in (1, 2):
+        cluster.lab.node(number).power_off()
+    for number in (1, 2):
+        cluster.until_unreachable("node%d" % number)
+    told = cluster.run("remove", "lab", "node1", "node2", "--force", "-y")
+
+    assert set(cluster.nodes()) == {"node0"}, str(told)
+    assert cluster.job(gang)["status"] == "FAILED_DRIVER"
+    gate.open()
 
 
 def test_removing_one_of_several_nodes_with_one_home_leaves_the_others_their_key(make_cluster: Make) -> None:
