@@ -16,6 +16,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import stat
 import threading
 import time
@@ -43,6 +44,7 @@ CHUNK = 8 * 1024 * 1024  # bytes per system call, so that progress shows
 SMALL = 128 * 1024  # bytes that are copied as quickly as they are cloned
 HEAP = 64 * 1024 * 1024  # bytes that are whole, and not yet on disk
 SYNCERS = 32  # threads
+FEW_FILES = 64  # that are synced one by one
 SIGN_OF_LIFE = 1.0  # seconds; who collects garbage sees that a parcel still grows
 PIECE = 48 * 1024  # bytes of a file in one frame
 MANY = 2000  # entries in one message
@@ -391,12 +393,30 @@ class _Syncer:
         """With those that came since the last time."""
         for thread in self._threads:
             thread.join()
-        parts = range(min(SYNCERS, len(self._heap)))
-        words = [self._heap[part::SYNCERS] for part in parts]
-        self._threads = [threading.Thread(target=self._sync, args=(some,), daemon=True) for some in words]
+        if len(self._heap) > FEW_FILES and _little_is_dirty():
+            self._threads = [threading.Thread(target=self._sync_all, args=(self._heap,), daemon=True)]
+        else:
+            parts = range(min(SYNCERS, len(self._heap)))
+            words = [self._heap[part::SYNCERS] for part in parts]
+            self._threads = [threading.Thread(target=self._sync, args=(some,), daemon=True) for some in words]
         for thread in self._threads:
             thread.start()
         self._heap, self._size = [], 0
+
+    def _sync_all(self, paths: List[str]) -> None:
+        """The whole file system at once: of many small files that takes half as long."""
+        try:
+            import ctypes
+
+            file = os.open(paths[0], os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                done = ctypes.CDLL(None, use_errno=True).syncfs(file) == 0
+            finally:
+                os.close(file)
+        except (OSError, ImportError, AttributeError):
+            done = False
+        if not done:
+            self._sync(paths)
 
     def _sync(self, paths: List[str]) -> None:
         for path in paths:
@@ -408,6 +428,19 @@ class _Syncer:
                     os.close(file)
             except OSError as error:
                 self._failed.append(error)
+
+
+def _little_is_dirty() -> bool:
+    """Whether to write all of it takes no time, and an error would be told (Linux 5.8)."""
+    found = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    if not found or (int(found[1]), int(found[2])) < (5, 8):
+        return False
+    try:
+        with open("/proc/meminfo") as file:
+            kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in file}
+    except (OSError, ValueError, IndexError):
+        return False
+    return kilobytes.get("Dirty", 0) + kilobytes.get("Writeback", 0) < HEAP // 1024
 
 
 def lacks_message(numbers: Sequence[int]) -> Iterator[Message]:
