@@ -21,7 +21,15 @@ NO_LAB = "NOT TESTED, since no machines can be made within this one: "
 # A shell that starts the tests in the background has SIGINT ignored, and so would have all that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# What the tests make has the modes that it has on most machines, whatever the shell that started them says.
+@pytest.fixture(autouse=True)
+def _usual_umask() -> Iterator[None]:
+    """What a test makes has the modes that it has on most machines, whatever the test before it set."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+# For what fixtures of the session make, whatever the shell that started them says.
 os.umask(0o022)
 
 

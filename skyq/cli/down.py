@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterable
 
 from skyq.cli import cluster
 from skyq.cli.parser import Parser, confirm
@@ -20,6 +21,7 @@ from skyq.head.checkup import short
 from skyq.head.head import Head
 from skyq.store.place import state_home
 
+SEEN_DEAD = 30.0  # seconds until a node that went silent is known to be unreachable
 MARGIN = 10.0  # seconds beyond the grace time that jobs ask for, until they must have ended
 LOOK = 0.05  # seconds
 WAKE = 1.0  # seconds between two looks whether there still is a dispatcher
@@ -218,9 +220,19 @@ def _end_jobs_and_queue(head: Head, purge: bool) -> str:
             head.set_closed(False)
 
 
+def _give_up(head: Head, names: Iterable[str]) -> None:
+    """Nobody can end what runs on dead nodes. They stay claimed, so nobody gets their devices meanwhile."""
+    from skyq.head import nodes
+
+    for name in sorted(names):
+        print("%s is %s: what ran there is given up." % (name, head.trouble()[name].rstrip(".")), flush=True)
+        nodes.abandon(head, name)
+
+
 def _end_jobs(head: Head) -> None:
     """See every job dead. Raises SkyqError when one lives on."""
     from skyq.cli.user import user
+    from skyq.head import nodes
 
     ids = [job.id for job in head.jobs(None, unfinished=True)]
     if not ids:
@@ -228,13 +240,19 @@ def _end_jobs(head: Head) -> None:
     print("Cancelling %d job%s..." % (len(ids), "" if len(ids) == 1 else "s"), flush=True)
     graces = [json.loads(head.store.spec(job_id)).get("grace", 0.0) for job_id in ids]
     head.cancel(ids, user())
-    deadline = time.monotonic() + max(graces) + MARGIN
+    several = len(head.store.nodes()) > 1
+    deadline = time.monotonic() + max(graces) + MARGIN + (SEEN_DEAD if several else 0.0)
     wake_at = time.monotonic() + WAKE
+    given_up: set[str] = set()
     while True:
         left = head.jobs(None, unfinished=True)
         if not left:
             return
         if time.monotonic() > wake_at:
+            if dead := nodes.unreachable_of(head, left) - given_up:
+                given_up |= dead
+                _give_up(head, dead)
+                deadline += MARGIN
             head.look()
             wake_at = time.monotonic() + WAKE
         if time.monotonic() > deadline:

@@ -218,5 +218,5 @@ def _enlist(message: Message) -> Message:
     """The head meets machines that are to be workers, too, or are and were looked at again."""
     from skyq.head import founding
 
-    met: Any = founding.enlist(message["cluster"], message["workers"])
+    met: Any = founding.enlist(message["cluster"], message.get("head", {}), message["workers"])
     return {"met": met}

@@ -44,10 +44,13 @@ def make(name: str, pool: Pool, party: Party, wanted: Wanted | None = None) -> M
         raise
 
 
-def add(remote: Remote, party: Party) -> Made:
-    """Have the hosts of a party be nodes of a cluster, too; the first is its head. Raises SkyqError."""
+def add(remote: Remote, party: Party, see_head: bool = False) -> Made:
+    """Have the hosts of a party be nodes of a cluster, too; the first is its head. Raises SkyqError.
+
+    `see_head`: see again what the head has.
+    """
     try:
-        return _Making(remote.name, remote.pool, party).add(remote)
+        return _Making(remote.name, remote.pool, party).add(remote, see_head)
     except BaseException:
         party.close()
         raise
@@ -85,7 +88,7 @@ class _Making:
         self._introduce()
         return self._made()
 
-    def add(self, remote: Remote) -> Made:
+    def add(self, remote: Remote, see_head: bool) -> Made:
         """Take more hosts in. What is a node already is looked at again."""
         party, head = self.party, self.head
         party.tell("Connecting to %s" % names(party.guests))
@@ -95,17 +98,17 @@ class _Making:
         if not _is_head(head, self.name):
             raise SkyqError("%s is no longer the head of cluster '%s'." % (head.name, self.name))
         self._settle_head()
-        head.facts = head.ask("facts", devices=False)
+        head.facts = head.ask("facts", devices=see_head and head.host.accelerators is None)
         self.launchers[head.facts["token"]] = head.launcher
         party.arrive_through(head)
         self._turn_away()
         self._settle_workers()
-        self._introduce(more=True)
+        self._introduce(more=True, see_head=see_head)
         known = {host.ip for host in remote.workers}
         new = [g.host for g in party.present if g is not head and g.name not in known]
         behind = dict.fromkeys([*remote.behind, *self._behind()])
         remote = remote._replace(workers=(*remote.workers, *new), behind=tuple(behind))
-        return self._hand_over(remote, self._places()[1:])
+        return self._hand_over(remote, self._places()[not see_head :])
 
     # Who is it to be?
 
@@ -264,15 +267,16 @@ class _Making:
             guest.step_back(self.name, self.state["id"])
             raise SkyqError(guest.named(error)) from None
 
-    def _introduce(self, more: bool = False) -> None:
-        """Let the head meet the workers; whom it can't reach isn't taken. `more`: it has others already."""
+    def _introduce(self, more: bool = False, see_head: bool = True) -> None:
+        """Let the head meet the workers; whom it can't reach isn't taken. `more`: it has others already.
+        `see_head`: it hears what it has itself, too.
+        """
         head = self.head
         workers = [guest for guest in self.party.present if guest is not head]
         if workers:
             self.party.tell("%s meets its workers" % head.name)
-        told = (
-            {} if more else {"head": {**head.as_node(), "address": head.seen_at[0] if head.seen_at else ""}}
-        )
+        address = head.seen_at[0] if head.seen_at else ""
+        told = {"head": {**head.as_node(), "address": address}} if see_head else {}
         workers_told = [guest.as_worker() for guest in workers]
         met = head.ask("enlist" if more else "join", cluster=self.name, workers=workers_told, **told)
         for guest in workers:

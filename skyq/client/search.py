@@ -154,11 +154,11 @@ def add(client: Client, name: str, words: Sequence[str]) -> tuple[Place, ...]:
         raise SkyqError("Cluster '%s' has no pool here: name the hosts. skyq add %s HOST..." % (name, name))
     if not hosts:
         raise SkyqError("All hosts of pool '%s' are nodes of cluster '%s' already." % (remote.pool, name))
-    if [host.ip for host in hosts] == [remote.head.ip]:
-        text = "%s is the head of cluster '%s': what it has is seen at the first contact only."
-        raise SkyqError(text % (remote.head.ip, name))
-    party = party_of(client, [remote.head, *(host for host in hosts if host.ip != remote.head.ip)])
-    made = contact.add(remote, party)
+    others = [host for host in hosts if host.ip != remote.head.ip]
+    seen = [host for host in hosts_of(client.pools(), remote.pool) if host.ip == remote.head.ip]
+    # The inventory says how many devices it has, where it does.
+    party = party_of(client, [*seen, remote.head][:1] + others)
+    made = contact.add(remote, party, see_head=len(others) < len(hosts))
     made.session.close()
     records.write(client.home, made.remote)
     return made.places

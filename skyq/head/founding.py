@@ -138,8 +138,11 @@ def join(cluster: str, head: Message, workers: List[Message]) -> Dict[str, str]:
     return {each.name: each.trouble for each in met}
 
 
-def enlist(cluster: str, workers: List[Message]) -> Dict[str, str]:
-    """Take in more workers, while jobs run; as join(). A node that was there before keeps its place."""
+def enlist(cluster: str, head_now: Message, workers: List[Message]) -> Dict[str, str]:
+    """Take in more workers, while jobs run; as join(). A node that was there before keeps its place.
+
+    `head_now`: what the head has, if that was seen again.
+    """
     where = own_state().cluster(cluster)
     _pin(where, workers, anew=False)
     met = _meet(where, [_Worker(each) for each in workers])
@@ -147,6 +150,10 @@ def enlist(cluster: str, workers: List[Message]) -> Dict[str, str]:
     with head.store.transaction():
         head.note_growth()
         known = {node.name: node for node in head.store.nodes(former=True)}
+        if head_now:
+            its = next(node for node in known.values() if node.index == 0)
+            found = _node(head_now, 0, its.ip, None)
+            head.store.put_nodes([found._replace(name=its.name, unusable=its.unusable)])
         for each in met:
             if not each.trouble:
                 old = known.get(each.name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from typing import List, Sequence
+from typing import List, Sequence, Set
 
 from skyq.core import states
 from skyq.core.errors import SkyqError
@@ -57,6 +57,12 @@ def _places(job: Job) -> List[str]:
 def is_unreachable(head: Head, name: str) -> bool:
     """Whether a node can't be asked to end anything now."""
     return head.trouble().get(name, "").startswith(UNREACHABLE)
+
+
+def unreachable_of(head: Head, jobs: Sequence[Job]) -> Set[str]:
+    """The unreachable nodes that active ones of these jobs are on."""
+    places = {name for job in jobs if job.state in states.ACTIVE for name in _places(job)}
+    return {name for name in places if is_unreachable(head, name)}
 
 
 def abandon(head: Head, name: str) -> None:

@@ -58,8 +58,14 @@ def test_a_cluster_grows_while_a_job_runs_and_waiting_jobs_use_the_new_nodes(mak
     ]
     twin = cluster.run("add", "lab", cluster.lab.node(1).address)
     assert twin.code == 1 and "it is the same machine as node1" in twin.out, str(twin)
-    head = cluster.run("add", "lab", "node0")
-    assert head.code == 1 and "node0 is the head of cluster 'lab'" in head.err, str(head)
+    cluster.lab.node(0).gpus(6)
+    cluster.lab.node(1).gpus(5)
+    again = cluster.ok("add", "lab", "node0", "node1")
+    assert re.findall(r"^(node\d) +(\w+) +(\d)x", again.out, re.MULTILINE) == [
+        ("node0", "head", "6"),
+        ("node1", "worker", "5"),
+    ], str(again)
+    assert [len(node["devices"]) for node in cluster.nodes().values()] == [6, 5, 8, 8]
 
 
 def test_one_machine_under_two_names_is_taken_once(make_cluster: Make) -> None:
@@ -254,3 +260,21 @@ def test_a_host_that_was_off_when_its_cluster_ended_is_freed_by_another_down(mak
     assert cluster.run("down", "lab", "-y", "-p").code == 1
     cluster.lab.node(2).start_sshd()
     assert len(ids(cluster.ok("exec", "lab", "--num-nodes", "3", "hostname").out)) == 3
+
+
+def test_a_cluster_ends_though_a_job_is_on_a_dead_node_which_is_told(make_cluster: Make) -> None:
+    cluster = make_cluster(3)
+    gate = cluster.gate()
+    gang = cluster.submit("--num-nodes", "3", gate.wait)
+    cluster.until_waiting(gate, "node0", "node1", "node2")
+    cluster.submit("--gpus", "H100:8", gate.wait)
+    cluster.lab.node(2).power_off()
+    told = cluster.run("down", "lab", "-y", "-p")
+
+    assert told.code == 1, str(told)
+    assert "node2 is unreachable since" in told.out and "what ran there is given up" in told.out, str(told)
+    assert gang and not any(cluster.alive(node) for node in ("node0", "node1")), cluster.evidence()
+    assert "skyq" not in left_on(cluster.lab, "node0") + left_on(cluster.lab, "node1")
+    cluster.lab.node(2).boot()
+    cluster.ok("down", "lab", "-y", "-p")
+    assert "skyq" not in left_on(cluster.lab, "node2")
