@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.cluster import LocalQueue
 from tests.lab import Lab
@@ -21,6 +22,7 @@ NO_LAB = "NOT TESTED, since no machines can be made within this one: "
 # A shell that starts the tests in the background has SIGINT ignored, and so would have all that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
 @pytest.fixture(autouse=True)
 def _usual_umask() -> Iterator[None]:
     """What a test makes has the modes that it has on most machines, whatever the test before it set."""
@@ -28,6 +30,10 @@ def _usual_umask() -> Iterator[None]:
     yield
     os.umask(before)
 
+
+# Other work on the machine makes no test fail.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 # For what fixtures of the session make, whatever the shell that started them says.
 os.umask(0o022)

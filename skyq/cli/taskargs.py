@@ -146,7 +146,7 @@ def _overrides(found: argparse.Namespace) -> Overrides:
     if found.workdir is not None and not os.path.isdir(os.path.expanduser(found.workdir)):
         raise UsageError("Invalid value for '--workdir': Directory '%s' does not exist." % found.workdir)
     pool = pool_of(found.infra) if found.infra else None
-    ignored = found.ignored + (["--infra"] if found.infra and not pool else [])
+    ignored = (["--infra"] if found.infra and not pool else []) + found.ignored
     if ignored:
         warn("%s: no meaning here, ignored." % ", ".join(ignored))
     env_file = _dotenv(found.env_file)
