@@ -71,7 +71,7 @@ QUOTED = (
     "unreachable since ",
     "takes it back, and removing it again frees it.",
     "not this queue's: ",
-    "Try again when that is back. If it is gone for good, free each host: rm ",
+    "Try again when that is back. If it is gone for good: ",
     "Connecting again ...",
     "Whether the job was queued isn't known: skyq queue ",
     " is still on its node",

@@ -14,7 +14,7 @@ from skyq.cli.parser import Parser, confirm
 from skyq.cli.place import AT_HEAD
 from skyq.cli.progress import size_text
 from skyq.cli.remove import Gone, tell_kept, tell_left
-from skyq.core.errors import SkyqError, UsageError
+from skyq.core.errors import SkyqError, Unreachable, UsageError
 from skyq.core.paths import ClusterDir
 from skyq.head import cron, launcher, teardown
 from skyq.head.checkup import short
@@ -35,10 +35,15 @@ _WORKERS = (
     "from which it was used, removes that too."
 )
 _LATER = "Type `skyq down %s` again when it is back: until then it is claimed."
+_WITHOUT_HEAD = (
+    "If that machine is gone for good: `skyq down %s --force` ends what runs on the others, and frees them."
+)
+_GIVE_UP = "This gives up the queue of cluster %s, and ends what runs on its other hosts. Proceed?"
 _EXAMPLES = """\
   skyq down local              asks; logs and copies of workdirs stay if you want
   skyq down local -y           asks nothing; they stay
   skyq down local -y --purge   they go too
+  skyq down lab --force        the head is gone for good: end and free its workers
 """
 
 
@@ -53,6 +58,7 @@ def parser() -> Parser:
     found.add_argument("clusters", nargs="*", metavar="CLUSTERS", help="names or patterns")
     found.add_argument("-a", "--all", action="store_true", help="all clusters")
     found.add_argument("-y", "--yes", action="store_true", help="ask nothing; what jobs wrote stays")
+    found.add_argument("-f", "--force", action="store_true", help="also if its head is gone for good")
     found.add_argument("-p", "--purge", action="store_true", help="remove what jobs wrote, too")
     return found
 
@@ -73,7 +79,7 @@ def main(words: list[str]) -> int:
             print("Cluster '%s' not found." % word, file=sys.stderr)
     ended = _end_here([name for name in names if name not in elsewhere], found.yes, found.purge)
     options = ["-y"] * found.yes + ["-p"] * found.purge
-    ended &= all([_end_elsewhere(name, options) for name in elsewhere + asked_for])
+    ended &= all([_end_elsewhere(name, options, found.force) for name in elsewhere + asked_for])
     return int(set(unknown) != set(asked_for) or not ended)
 
 
@@ -95,8 +101,8 @@ def _end_here(names: list[str], yes: bool, purge: bool) -> bool:
     return all([_end(name, yes, purge) for name in there])
 
 
-def _end_elsewhere(name: str, options: list[str]) -> bool:
-    """On its head; then its hosts are freed, and it is forgotten here."""
+def _end_elsewhere(name: str, options: list[str], force: bool) -> bool:
+    """On its head; then its hosts are freed, and it is forgotten here. `force`: also without the head."""
     from skyq.cli import remote
     from skyq.client import heads
 
@@ -111,6 +117,11 @@ def _end_elsewhere(name: str, options: list[str]) -> bool:
     except heads.Unknown as error:
         print(error, file=sys.stderr)
         return False
+    except Unreachable as error:
+        if not force:
+            raise Unreachable("%s\n%s" % (error, _WITHOUT_HEAD % name), error.kind) from None
+        if "-y" not in options and not confirm(_GIVE_UP % name, default=False):
+            raise SkyqError("Aborted!") from None
     freed = cluster.end_remote(name, gone.names, gone.purge or "-p" in options)
     for text in freed.undone:
         print("%s\n%s" % (text, _LATER % name), file=sys.stderr)

@@ -144,8 +144,10 @@ def _leave(message: Message) -> Message:
     wrote in their folders goes, too; else the answer tells what of it is `kept`, as [path, bytes].
     """
     from skyq.core import keylines
-    from skyq.node import claim, setup
+    from skyq.node import claim, leavings, setup
+    from skyq.store.place import state_home
 
+    leavings.end_steps(state_home(), message["cluster"])
     claim.release(_claims(), message["id"])
     node = str(message.get("node", ""))
     shared = setup.sign_off(_home(), message["id"], node, end=not message.get("stays"))
@@ -159,9 +161,6 @@ def _leave(message: Message) -> Message:
         _stop_ticks(message["id"])
     kept = []
     if message.get("end") and not shared:
-        from skyq.node import leavings
-        from skyq.store.place import state_home
-
         kept = leavings.remove(state_home(), message["cluster"], bool(message.get("purge")))
         setup.uninstall(_home(), state_home())
     return {"kept": kept}

@@ -119,14 +119,9 @@ class _Making:
                 others = ["%s\n" % each.trouble for each in self.party.guests if each.trouble]
                 raise SkyqError(
                     "%sCluster '%s' has its head on %s, which can't be asked now; %s is one of its hosts.\n"
-                    "Try again when that is back. If it is gone for good, free each host: rm %s"
-                    % (
-                        "".join(others),
-                        self.name,
-                        guest.claim.get("head"),
-                        guest.name,
-                        guest.claim.get("path"),
-                    )
+                    "Try again when that is back. If it is gone for good: `skyq down %s --force` ends what "
+                    "runs on the others, and frees them."
+                    % ("".join(others), self.name, guest.claim.get("head"), guest.name, self.name)
                 )
 
     def _find_head(self) -> None:
@@ -228,7 +223,7 @@ class _Making:
         for guest in workers:
             why = homes[guest.facts["token"]].trouble
             if why and not guest.trouble:
-                guest.step_back(self.name, self.state["id"])
+                self._step_back(guest)
                 guest.refuse(SkyqError(why))
 
     def _settle(self, guest: Guest) -> None:
@@ -264,8 +259,13 @@ class _Making:
         except Unreachable:
             raise
         except SkyqError as error:
-            guest.step_back(self.name, self.state["id"])
+            self._step_back(guest)
             raise SkyqError(guest.named(error)) from None
+
+    def _step_back(self, guest: Guest) -> None:
+        """It isn't taken after all; but what is a node already stays one."""
+        if guest.name not in self.state["nodes"]:
+            guest.step_back(self.name, self.state["id"])
 
     def _introduce(self, more: bool = False, see_head: bool = True) -> None:
         """Let the head meet the workers; whom it can't reach isn't taken. `more`: it has others already.
@@ -282,7 +282,7 @@ class _Making:
         for guest in workers:
             why = met["met"].get(guest.name, "")
             if why:
-                guest.step_back(self.name, self.state["id"])
+                self._step_back(guest)
                 guest.refuse(SkyqError("%s: %s" % (guest.name, why)))
 
     def _made(self) -> Made:

@@ -21,8 +21,8 @@ from skyq.core.protocol import Message
 from skyq.node import claim, containers, proc, shim
 from skyq.node.baseenv import base_env, bash
 from skyq.node.copies import Copies
-from skyq.node.records import End, Record, Started, fence, look, refusal
-from skyq.node.tails import LOOK, Key, Tail, Tails
+from skyq.node.records import End, Key, Record, Started, fence, left_over, look, refusal
+from skyq.node.tails import LOOK, Tail, Tails
 
 LATE = 15.0  # seconds without a word from the head, after which a start request is too old to obey
 POLL = 0.05  # seconds between looks at what can't be waited for
@@ -499,17 +499,6 @@ def _child_ends() -> int:
 def _now() -> float:
     """Seconds that also count while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def left_over(runs: str) -> List[Key]:
-    """The steps of which something may live here, or somebody must see that nothing does."""
-    found = []
-    for name in os.listdir(runs):
-        uuid, _, rest = name.partition(".")
-        attempt, _, step = rest.partition(".")
-        if attempt.isdigit() and step and os.path.exists(RunDir.of(runs, uuid, int(attempt), step).script):
-            found.append(Key(uuid, int(attempt), step))
-    return found
 
 
 def _read(fd: int) -> Optional[bytes]:

@@ -1,21 +1,56 @@
-"""What a cluster leaves on a worker when it ends: of jobs' folders only those that jobs wrote to, unless
-these are to go, too; and nothing that leads to what is gone.
+"""What a cluster leaves on a worker when it ends: no process; of jobs' folders only those that jobs wrote to,
+unless these are to go, too; and nothing that leads to what is gone.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
+import time
 from typing import List, Tuple
 
-from skyq.core.paths import Home
+from skyq.core.errors import SkyqError
+from skyq.core.paths import Home, RunDir
+from skyq.node import proc
+from skyq.node.records import Started, left_over
 from skyq.transport import parcel
+
+PATIENCE = 120.0  # seconds for the grace time that jobs ask for, usually 30
+LOOK = 0.05  # seconds
 
 SHOWN = ".shown"
 """Beside a copy: the path at which a file_mount shows it."""
 
 Kept = Tuple[str, int]
 """(folder, bytes of the files in it)"""
+
+
+def end_steps(state: Home, cluster: str) -> None:
+    """End what still runs here of a cluster that has given this machine up. SkyqError if it doesn't end."""
+    boot, deadline, told = proc.boot(), time.monotonic() + PATIENCE, False
+    while shims := _shims(state, cluster, boot):
+        for shim in () if told else shims:
+            proc.send_signal(*shim, signal.SIGTERM)
+        told = True
+        if time.monotonic() > deadline:
+            pids = ", ".join(str(pid) for pid, _ in shims)
+            raise SkyqError("jobs of the cluster don't end there; their shims have the pids %s." % pids)
+        time.sleep(LOOK)
+
+
+def _shims(state: Home, cluster: str, boot: str) -> List[Tuple[int, int]]:
+    """The (pid, start time) of those that live."""
+    found = []
+    for name in _names(state.nodes):
+        runs = os.path.join(state.nodes, name, "run")
+        if name.rpartition(".")[0] == cluster and os.path.isdir(runs):
+            for key in left_over(runs):
+                run = RunDir.of(runs, *key)
+                started = Started.read(run) or Started.ready(run)
+                if started and started.boot == boot and proc.lives(*started.shim):
+                    found.append(started.shim)
+    return found
 
 
 def remove(state: Home, cluster: str, purge: bool) -> List[Kept]:

@@ -5,12 +5,20 @@ from __future__ import annotations
 import enum
 import json
 import os
-from typing import Any, Dict, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from skyq.core.paths import RunDir
 from skyq.core.protocol import UNKNOWN
 from skyq.node import shim
 from skyq.node.shim import try_lock
+
+
+class Key(NamedTuple):
+    """One step of one attempt."""
+
+    job: str
+    attempt: int
+    step: str
 
 
 class Record(enum.Enum):
@@ -41,6 +49,17 @@ def look(run: RunDir) -> Record:
         return Record.LEFT if os.path.exists(run.script) else Record.ENDED
     finally:
         os.close(lock)
+
+
+def left_over(runs: str) -> List[Key]:
+    """The steps of which something may live here, or somebody must see that nothing does."""
+    found = []
+    for name in os.listdir(runs):
+        uuid, _, rest = name.partition(".")
+        attempt, _, step = rest.partition(".")
+        if attempt.isdigit() and step and os.path.exists(RunDir.of(runs, uuid, int(attempt), step).script):
+            found.append(Key(uuid, int(attempt), step))
+    return found
 
 
 def fence(run: RunDir) -> bool:

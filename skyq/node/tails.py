@@ -9,10 +9,11 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from typing import Dict, List, NamedTuple, Optional
+from typing import Dict, List, Optional
 
 from skyq.core import protocol
 from skyq.core.protocol import Message
+from skyq.node.records import Key
 
 CHUNK = 48 * 1024  # bytes of a log in one frame
 FEW = 6  # pieces of a log that may hold up the news of its step's end
@@ -36,14 +37,6 @@ class Tail:
         self.watch = -1
         self.over = False
         """Whether it won't grow any more."""
-
-
-class Key(NamedTuple):
-    """Whose log it is."""
-
-    job: str
-    attempt: int
-    step: str
 
 
 class Tails:

@@ -262,19 +262,37 @@ def test_a_host_that_was_off_when_its_cluster_ended_is_freed_by_another_down(mak
     assert len(ids(cluster.ok("exec", "lab", "--num-nodes", "3", "hostname").out)) == 3
 
 
-def test_a_cluster_ends_though_a_job_is_on_a_dead_node_which_is_told(make_cluster: Make) -> None:
+def test_a_cluster_ends_though_a_job_is_on_a_node_that_is_cut_off_and_ends_later(make_cluster: Make) -> None:
     cluster = make_cluster(3)
     gate = cluster.gate()
-    gang = cluster.submit("--num-nodes", "3", gate.wait)
+    cluster.submit("--num-nodes", "3", gate.wait)
     cluster.until_waiting(gate, "node0", "node1", "node2")
-    cluster.submit("--gpus", "H100:8", gate.wait)
-    cluster.lab.node(2).power_off()
+    cluster.lab.cut("node2")
     told = cluster.run("down", "lab", "-y", "-p")
 
     assert told.code == 1, str(told)
     assert "node2 is unreachable since" in told.out and "what ran there is given up" in told.out, str(told)
-    assert gang and not any(cluster.alive(node) for node in ("node0", "node1")), cluster.evidence()
+    assert not any(cluster.alive(node) for node in ("node0", "node1")), cluster.evidence()
     assert "skyq" not in left_on(cluster.lab, "node0") + left_on(cluster.lab, "node1")
-    cluster.lab.node(2).boot()
+    cluster.lab.heal("node2")
+    assert cluster.alive("node2")
     cluster.ok("down", "lab", "-y", "-p")
-    assert "skyq" not in left_on(cluster.lab, "node2")
+    assert not cluster.alive("node2") and "skyq" not in left_on(cluster.lab, "node2")
+
+
+def test_workers_whose_head_is_gone_for_good_are_ended_and_freed_by_force(make_cluster: Make) -> None:
+    cluster = make_cluster(3)
+    gate = cluster.gate()
+    cluster.submit("--num-nodes", "3", gate.wait)
+    cluster.until_waiting(gate, "node1", "node2")
+    cluster.head.power_off()
+    refused = cluster.run("down", "lab", "-y")
+    assert refused.code == 1 and "`skyq down lab --force`" in refused.err, str(refused)
+    assert cluster.alive("node1")
+    told = cluster.run("down", "lab", "-y", "-p", "--force")
+
+    assert told.code == 1 and "node0" in told.err, str(told)
+    for node in ("node1", "node2"):
+        assert not cluster.alive(node) and "skyq" not in left_on(cluster.lab, node)
+    cluster.pool(nodes=["node1", "node2"])
+    assert ids(cluster.ok("exec", "lab", "--num-nodes", "2", "hostname").out) == ["node1", "node2"]
