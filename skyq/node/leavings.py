@@ -37,6 +37,21 @@ def end_steps(state: Home, cluster: str) -> None:
             pids = ", ".join(str(pid) for pid, _ in shims)
             raise SkyqError("jobs of the cluster don't end there; their shims have the pids %s." % pids)
         time.sleep(LOOK)
+    _end_agents(cluster)
+
+
+def _end_agents(cluster: str) -> None:
+    """The node agent of a head that is cut off waits for it for a minute, and holds the shims' lock."""
+    wanted = [b"_node", b"@" + cluster.encode(), b""]
+    for entry in proc.all_stats():
+        try:
+            with open("/proc/%d/cmdline" % entry.pid, "rb") as file:
+                its = file.read().split(b"\0")[-3:] == wanted
+        except OSError:
+            continue  # it has just ended
+        if its and proc.send_signal(entry.pid, entry.start, signal.SIGKILL):
+            while proc.lives(entry.pid, entry.start):
+                time.sleep(LOOK / 10)
 
 
 def _shims(state: Home, cluster: str, boot: str) -> List[Tuple[int, int]]:
