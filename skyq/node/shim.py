@@ -403,7 +403,7 @@ def _directory(spec: Spec) -> str:
     if spec["cwd"]:
         return str(spec["cwd"])
     default = os.path.join(spec["base"]["HOME"], "sky_workdir")
-    if os.path.islink(default) and not os.path.exists(default) and "/.skyq/" in os.readlink(default):
+    if os.path.islink(default) and not os.path.exists(default) and "skyq" in os.readlink(default):
         os.unlink(default)  # the copy of a former cluster was removed
     os.makedirs(default, exist_ok=True)
     return default
