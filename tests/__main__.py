@@ -24,7 +24,7 @@ CHECKS = {
     "format": ["ruff", "format", "--check", "."],
     "types": ["mypy"],
 }
-TESTS = ["pytest", "-q", "-n", "2"]  # `python3 tests -n 0 --pdb` undoes the -n
+TESTS = ["pytest", "-q", "-n", "2", "--dist", "worksteal"]  # `python3 tests -n 0 --pdb` undoes the -n
 # A test that hangs for 5 minutes shows where, and fails; the others go on in a new worker.
 TESTS += ["-o", "faulthandler_timeout=300", "-o", "faulthandler_exit_on_timeout=true"]
 
