@@ -4,6 +4,7 @@ gave them, the submitter's journal, the processes that live.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -109,6 +110,10 @@ def _excused(job: Job, record: Record, faults: Faults) -> bool:
     # A setup runs on all nodes.
     nodes = {each["node"] for each in record["nodes"]} if not job.setup else None
     begun, ended = record["submitted_at"], record["end_at"] or float("inf")
+    if lost := re.match(r"node (\S+) has been unreachable since", record["reason"]):
+        # A gang fails when a node is lost for `lost_after`, however the silences are spread over it.
+        its = [(since, until) for node, since, until in faults.silences if node in (lost[1], "node0")]
+        return any(since <= ended and until >= begun for since, until in its)
     return any(
         (nodes is None or node in nodes) and since <= ended and until >= begun
         for node, since, until in faults.excuses

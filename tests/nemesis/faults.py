@@ -21,8 +21,12 @@ class Faults:
         self.dice = dice
         self.tell = tell
         self.count = 0
+        self.at = ""
+        """The node of the fault that is under way."""
         self.excuses: list[tuple[str, float, float]] = []
         """(node, from, to): what ran there then may have been lost."""
+        self.silences: list[tuple[str, float, float]] = []
+        """(node, from, to): when the head may not have heard it, or it not the head."""
         self.kinds: list[Callable[[], None]] = [
             *[self.kill_skyq] * 4,
             *[self.kill_shim, self.hang_up, self.restart_sshd, self.partition, self.one_way, self.freeze] * 2,
@@ -35,10 +39,13 @@ class Faults:
     def one(self) -> None:
         """One fault, and its repair."""
         self.count += 1
+        self.at, began = "", time.time()
         self.dice.choice(self.kinds)()
+        self.silences.append((self.at, began, time.time()))
 
     def _node(self, first: int = 0) -> str:
-        return "node%d" % self.dice.randrange(first, len(self.lab.nodes))
+        self.at = "node%d" % self.dice.randrange(first, len(self.lab.nodes))
+        return self.at
 
     def _a_while(self, longest: float) -> None:
         time.sleep(self.dice.uniform(0.2, longest))
