@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from skyq.cli import cluster
+from skyq.cli.nodewords import add_cluster, read
 from skyq.cli.parser import Parser
 from skyq.core.errors import SkyqError
 
@@ -17,7 +18,7 @@ def parser() -> Parser:
     """Its flags."""
     about = "Take more hosts into a cluster. Its jobs go on; those that wait may start there."
     found = Parser("add", "[OPTIONS] CLUSTER [HOSTS]...", about, _EXAMPLES)
-    found.add_argument("cluster", nargs="?", metavar="CLUSTER", help="its name")
+    add_cluster(found)
     found.add_argument("hosts", nargs="*", metavar="HOSTS", help="all free ones of its pool if none is named")
     found.add_argument(
         "--accept-new-host-keys", action="store_true", help="don't ask about hosts that are met first"
@@ -27,10 +28,7 @@ def parser() -> Parser:
 
 def main(words: list[str]) -> int:
     """Exit code 0, or 1 where a host could not be taken."""
-    flags = parser()
-    found = flags.read(words)
-    if not found.cluster:
-        flags.error("Missing argument 'CLUSTER'.")
+    found = read(parser(), words)
     if found.cluster == cluster.LOCAL:
         raise SkyqError("`local` is this machine alone. For several, name a pool: see README, Inventory.")
     if cluster.here(found.cluster):

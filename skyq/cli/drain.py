@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from skyq.cli import cluster
-from skyq.cli.nodewords import add_words, read, resolve
+from argparse import Namespace
+
+from skyq.cli.nodewords import add_words, on_nodes
 from skyq.cli.parser import Parser
 from skyq.cli.user import user
+from skyq.core.model import Node
 from skyq.core.words import jobs_text
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from skyq.head.head import Head
 
 _EXAMPLES = """\
   skyq drain lab node2
@@ -26,18 +32,14 @@ def parser() -> Parser:
 
 def main(words: list[str]) -> int:
     """Exit code 0."""
-    found = read(parser(), words)
-    if not cluster.here(found.cluster):
-        from skyq.cli import remote
+    return on_nodes(parser(), "drain", words, _drain)
 
-        return remote.run(found.cluster, "drain", words)
+
+def _drain(head: Head, chosen: list[Node], found: Namespace) -> None:
     from skyq.head import nodes
 
-    head = cluster.open_head(found.cluster)
-    chosen = resolve(head.store.nodes(), found.nodes, found.cluster)
     nodes.drain(head, [node.name for node in chosen], user(), " ".join(found.reason.split())[:200])
     for node in chosen:
         ids = [job.id for job in nodes.users_of(head, node.name)]
         still = " It still has %s." % jobs_text(ids) if ids else ""
         print("%s is drained: nothing new starts there.%s" % (node.name, still))
-    return 0

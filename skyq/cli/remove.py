@@ -49,7 +49,7 @@ def parser() -> Parser:
 
 def main(words: list[str]) -> int:
     """Exit code 0, or 1 where something of it stays."""
-    found = read(parser(), words)
+    found = read(parser(), words, "nodes")
     if not cluster.here(found.cluster):
         return _elsewhere(found.cluster, words)
     head = cluster.open_head(found.cluster)

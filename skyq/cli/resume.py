@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from skyq.cli import cluster
-from skyq.cli.nodewords import add_words, read, resolve
+from argparse import Namespace
+
+from skyq.cli.nodewords import add_words, on_nodes
 from skyq.cli.parser import Parser
+from skyq.core.model import Node
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from skyq.head.head import Head
 
 _EXAMPLES = """\
   skyq resume lab node2
@@ -21,16 +27,12 @@ def parser() -> Parser:
 
 def main(words: list[str]) -> int:
     """Exit code 0."""
-    found = read(parser(), words)
-    if not cluster.here(found.cluster):
-        from skyq.cli import remote
+    return on_nodes(parser(), "resume", words, _resume)
 
-        return remote.run(found.cluster, "resume", words)
+
+def _resume(head: Head, chosen: list[Node], found: Namespace) -> None:
     from skyq.head import nodes
 
-    head = cluster.open_head(found.cluster)
-    chosen = resolve(head.store.nodes(), found.nodes, found.cluster)
     nodes.resume(head, [node.name for node in chosen])
     for node in chosen:
         print("%s takes jobs%s." % (node.name, " again" if node.unusable else ""))
-    return 0

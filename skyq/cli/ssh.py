@@ -8,6 +8,7 @@ import shutil
 import sys
 
 from skyq.cli import cluster
+from skyq.cli.nodewords import add_cluster, read
 from skyq.cli.parser import Parser
 from skyq.core.errors import SkyqError
 from skyq.core.paths import Home
@@ -28,7 +29,7 @@ def parser() -> Parser:
     """Its flags."""
     about = "A shell on a node of a cluster, or one command there. Devices are not set aside for it."
     found = Parser("ssh", "CLUSTER [NODE] [-- COMMAND...]", about, _EXAMPLES)
-    found.add_argument("cluster", nargs="?", metavar="CLUSTER", help="its name")
+    add_cluster(found)
     found.add_argument(
         "node", nargs="?", metavar="NODE", help="a name as `skyq status` prints it; else the head"
     )
@@ -37,10 +38,7 @@ def parser() -> Parser:
 
 def main(words: list[str]) -> int:
     """Becomes ssh, or here a shell; exit code: that of the command."""
-    flags = parser()
-    found = flags.read(words)
-    if not found.cluster:
-        flags.error("Missing argument 'CLUSTER'.")
+    found = read(parser(), words)
     command = found.after or []
     sys.stdout.flush()
     if cluster.here(found.cluster):

@@ -247,7 +247,7 @@ class Head:
         """A cluster is about to have more nodes: remember which jobs' logs are named as on one of a single
         node. Within a transaction.
         """
-        if len(self.store.nodes(former=True)) == 1:
+        if self.store.ever_alone():
             newest = self.store.latest()
             self.store.set(ALONE_UNTIL, str(newest.id if newest else 0))
 
@@ -276,7 +276,7 @@ class Head:
 
 def alone_until(store: Store) -> int:
     """See specs.Cluster."""
-    return NO_END if len(store.nodes(former=True)) == 1 else int(store.get(ALONE_UNTIL) or 0)
+    return NO_END if store.ever_alone() else int(store.get(ALONE_UNTIL) or 0)
 
 
 def _grant_text(grant: Grant) -> str:

@@ -15,11 +15,12 @@ from typing import Callable, Dict, List, Optional
 
 from skyq.core.errors import ProtocolError
 from skyq.core.protocol import Message
-from skyq.node.leavings import SHOWN
 from skyq.transport import parcel
 from skyq.transport.parcel import MOUNT, Parcel, lacks_message, show_additions, turn_link
 
 PART = ".part"
+SHOWN = ".shown"
+"""Beside a copy: the path at which a file_mount shows it."""
 
 
 class Copies:

@@ -13,14 +13,13 @@ from typing import List, Tuple
 from skyq.core.errors import SkyqError
 from skyq.core.paths import Home, RunDir
 from skyq.node import proc
+from skyq.node.copies import PART, SHOWN
 from skyq.node.records import Started, left_over
+from skyq.node.setup import names, unlink
 from skyq.transport import parcel
 
 PATIENCE = 120.0  # seconds for the grace time that jobs ask for, usually 30
 LOOK = 0.05  # seconds
-
-SHOWN = ".shown"
-"""Beside a copy: the path at which a file_mount shows it."""
 
 Kept = Tuple[str, int]
 """(folder, bytes of the files in it)"""
@@ -57,7 +56,7 @@ def _end_agents(cluster: str) -> None:
 def _shims(state: Home, cluster: str, boot: str) -> List[Tuple[int, int]]:
     """The (pid, start time) of those that live."""
     found = []
-    for name in _names(state.nodes):
+    for name in names(state.nodes):
         runs = os.path.join(state.nodes, name, "run")
         if name.rpartition(".")[0] == cluster and os.path.isdir(runs):
             for key in left_over(runs):
@@ -71,38 +70,38 @@ def _shims(state: Home, cluster: str, boot: str) -> List[Tuple[int, int]]:
 def remove(state: Home, cluster: str, purge: bool) -> List[Kept]:
     """Remove what this machine had for a cluster of which nothing runs any more. Returns what stays."""
     kept: List[Kept] = []
-    for name in _names(state.nodes):
+    for name in names(state.nodes):
         if name.rpartition(".")[0] == cluster:
             root = os.path.join(state.nodes, name)
             work = os.path.join(root, "work")
             links = [_workdir(), *_shown(work)]
             kept += _remove_copies(work, purge)
-            for entry in _names(root):
+            for entry in names(root):
                 if entry != "work":
                     shutil.rmtree(os.path.join(root, entry), ignore_errors=True)
             for folder in (work, root):
-                _remove_empty(folder)
+                unlink(folder)
             for link in links:
                 _unlink_dead(link, work)
     return kept
 
 
 def _remove_copies(work: str, purge: bool) -> List[Kept]:
-    written = [] if purge else [name for name in _names(work) if _is_written(os.path.join(work, name))]
+    written = [] if purge else [name for name in names(work) if _is_written(os.path.join(work, name))]
     if written:
         # One shows parts of another: either all stay, or none.
-        return [(work, sum(_size(os.path.join(work, name)) for name in _names(work)))]
+        return [(work, sum(_size(os.path.join(work, name)) for name in names(work)))]
     shutil.rmtree(work, ignore_errors=True)
     return []
 
 
 def _is_written(copy: str) -> bool:
     """Whether jobs changed or added a file in a copy."""
-    if os.path.islink(copy) or not os.path.isdir(copy) or copy.endswith(".part"):
+    if os.path.islink(copy) or not os.path.isdir(copy) or copy.endswith(PART):
         return False
     sent = parcel.read_record(copy)
-    for folder, _, names in os.walk(copy):
-        for name in names:
+    for folder, _, files in os.walk(copy):
+        for name in files:
             path = os.path.join(folder, name)
             found = os.lstat(path)
             if os.path.islink(path):
@@ -115,7 +114,7 @@ def _is_written(copy: str) -> bool:
 def _shown(work: str) -> List[str]:
     """Where file_mounts show copies of these."""
     found = []
-    for name in _names(work):
+    for name in names(work):
         if name.endswith(SHOWN):
             with open(os.path.join(work, name), encoding="utf-8", errors="surrogateescape") as file:
                 found.append(file.read())
@@ -131,21 +130,7 @@ def _unlink_dead(link: str, work: str) -> None:
         os.unlink(link)
 
 
-def _remove_empty(folder: str) -> None:
-    try:
-        os.rmdir(folder)
-    except OSError:
-        pass
-
-
 def _size(path: str) -> int:
     if os.path.islink(path) or not os.path.isdir(path):
         return os.lstat(path).st_size
-    return sum(_size(os.path.join(path, name)) for name in _names(path))
-
-
-def _names(folder: str) -> List[str]:
-    try:
-        return os.listdir(folder)
-    except OSError:
-        return []
+    return sum(_size(os.path.join(path, name)) for name in names(path))

@@ -75,12 +75,12 @@ def enroll(home: Home, cluster_id: str, node: str) -> None:
 def sign_off(home: Home, cluster_id: str, node: str, end: bool) -> bool:
     """It has it here no more; whether others of the cluster still have. `end`: of all of them."""
     folder = home.members(cluster_id)
-    for name in _names(folder):
+    for name in names(folder):
         if end or name == _file_name(node):
-            _remove(os.path.join(folder, name))
-    others = bool(_names(folder))
+            unlink(os.path.join(folder, name))
+    others = bool(names(folder))
     for empty in () if others else (folder, os.path.dirname(folder)):
-        _remove(empty)
+        unlink(empty)
     return others
 
 
@@ -88,7 +88,7 @@ def _file_name(node: str) -> str:
     return node.replace("/", "_")
 
 
-def _remove(path: str) -> None:
+def unlink(path: str) -> None:
     """A file, or an empty folder, if it is there."""
     try:
         os.rmdir(path) if os.path.isdir(path) else os.unlink(path)
@@ -152,20 +152,20 @@ def _replaced(path: str, before: bytes, after: bytes) -> bool:
 
 def uninstall(home: Home, state: Home) -> None:
     """Remove what came over SSH, unless something else here needs it. This process itself lives on."""
-    queues = [name for name in _names(state.clusters) if os.path.exists(state.cluster(name).database)]
-    if queues or _names(state.nodes):
+    queues = [name for name in names(state.clusters) if os.path.exists(state.cluster(name).database)]
+    if queues or names(state.nodes):
         return
     for folder in (home.bin, home.app):
         shutil.rmtree(folder, ignore_errors=True)
     for name in (home.token, state.nodes, state.clusters, home.root):
-        _remove(name)  # but for what holds something of the user's
+        unlink(name)  # but for what holds something of the user's
 
 
 def tidy(home: Home, in_use: str) -> None:
     """Remove what interrupted contacts left in ~/.skyq/bin, and builds that nobody has had for long."""
     now = time.time()
     builds = []
-    for name in _names(home.bin):
+    for name in names(home.bin):
         path = os.path.join(home.bin, name)
         age = now - os.stat(path).st_mtime
         if name.endswith(".pyz"):
@@ -177,7 +177,8 @@ def tidy(home: Home, in_use: str) -> None:
             os.unlink(path)
 
 
-def _names(folder: str) -> List[str]:
+def names(folder: str) -> List[str]:
+    """Of what is in it; none where it isn't there."""
     try:
         return os.listdir(folder)
     except OSError:

@@ -273,6 +273,11 @@ class Store:
             for name, idx, devices, cpus, memory, unusable, ip, reach in rows
         )
 
+    def ever_alone(self) -> bool:
+        """Whether there never was more than one node."""
+        with _told(self.path):
+            return bool(self._db.execute("SELECT count(*) = 1 FROM nodes").fetchone()[0])
+
     def set_nodes(self, nodes: Iterable[Node]) -> None:
         """Replace them all. Within a transaction."""
         self._db.execute("DELETE FROM nodes")
