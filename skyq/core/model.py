@@ -39,6 +39,17 @@ class Request(NamedTuple):
     """MB consumed per node; 0: not counted."""
 
 
+class Recovery(NamedTuple):
+    """After which bad ends a job is run again: another attempt, in the same folder, with the same id."""
+
+    retries: int = 0
+    """How many times after failures of its own: of `setup` or `run`."""
+    codes: Tuple[int, ...] = ()
+    """Exit codes after which it is run again without counting as one of those."""
+    requeue: bool = False
+    """Whether also when it was lost: with its machine, or with the shim that would know its exit status."""
+
+
 class Git(NamedTuple):
     """A workdir that is fetched."""
 
@@ -70,6 +81,7 @@ class Task(NamedTuple):
     """Milli-CPUs that a host has which `launch` takes; 0: any."""
     least_memory: int = 0
     """MB, the same."""
+    recovery: Recovery = Recovery()
     pool: str = ""
     """From which `launch` takes hosts; ANY_POOL: whichever; empty: not said."""
     warnings: Tuple[str, ...] = ()
@@ -176,6 +188,7 @@ class Job(NamedTuple):
     alternatives: Tuple[Request, ...]
     priority: int
     attempt: int
+    """Names its run directories: grows with each try, also with one that could not start anything."""
     alternative: Optional[int]
     """Index of the alternative that was taken; None before the start."""
     cancel_requested_at: Optional[float]
@@ -194,3 +207,15 @@ class Job(NamedTuple):
     """The nodes that its setup runs or ran on, in cluster order."""
     rev: int
     """Grows with each change of the store; a reader asks for what came after the last one it saw."""
+    recovery: Recovery = Recovery()
+    failures: int = 0
+    """Attempts before this one that failed by themselves, and count as retries."""
+    losses: int = 0
+    """Attempts before this one that were lost, or ended with one of the codes that don't count."""
+    awaits: Tuple[str, ...] = ()
+    """Nodes on which a lost attempt may still run: none starts before these are back, or removed."""
+
+    @property
+    def number(self) -> int:
+        """Of the attempt, as people count: 1, 2, … Tries that started nothing don't count."""
+        return 1 + self.failures + self.losses

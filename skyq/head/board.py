@@ -33,6 +33,8 @@ class Board:
         """Prepared steps that were told to run, on a connection that still lives."""
         self.may_return: Set[int] = set()
         """Jobs planned here of which no step was ever told to run: they may wait again."""
+        self.lost_on: Dict[int, Set[str]] = {}
+        """Nodes that are taken for lost with what they ran of a job: it may still live there."""
         self.nodes: Dict[str, Node] = {}
         """The cluster's, in its order."""
         self.dirty: Set[int] = set()
@@ -82,6 +84,7 @@ class Board:
         self.over.discard(job.id)
         self.dirty.discard(job.id)
         self.may_return.discard(job.id)
+        self.lost_on.pop(job.id, None)
         self._forget_words(job.id)
 
     def _forget_words(self, job_id: int) -> None:
@@ -162,6 +165,7 @@ class Board:
         for job in list(self.jobs.values()):
             if job.state in states.ACTIVE and (alone or set(self._nodes_now(job)) - {node}):
                 self._lose(job, node, Phase(GONE, UNKNOWN, why=why))
+                self.lost_on.setdefault(job.id, set()).add(node)
 
     def _nodes_now(self, job: Job) -> List[str]:
         if job.state == states.SETTING_UP:
@@ -179,7 +183,8 @@ class Board:
         """What to do about an active job."""
         setups, runs = specs.step_names(job, self.specs[job.id], self.nodes)
         cancel = job.reason if job.cancel_requested_at is not None else ""
-        return next_verdict(Course(job.state, setups, runs, cancel), self.phases[job.id])
+        course = Course(job.state, setups, runs, cancel, job.recovery, job.failures, job.losses)
+        return next_verdict(course, self.phases[job.id])
 
     def busy(self) -> List[Job]:
         """The active jobs that may have something to do, by id."""

@@ -155,8 +155,10 @@ class Dispatcher:
     def _read_owed_logs(self) -> None:
         for owed in self.store.owed_logs():
             job = self.store.job(owed.job_id)
-            if job is not None and specs.node_of(job, owed.step, self.board.nodes) == owed.node:
-                self.pulls.owe(self._source(job, owed.step))
+            for its in self.store.attempts(job) if job else ():
+                # Its node may have left, or be another one by now.
+                if its.attempt == owed.attempt and self.board.node_of(its, owed.step) == owed.node:
+                    self.pulls.owe(self._source(its, owed.step))
 
     def _source(self, job: Job, step: str) -> Source:
         node = self.board.node_of(job, step)
@@ -297,7 +299,7 @@ class Dispatcher:
     def _tick(self) -> None:
         now = time.monotonic()
         try:
-            acts = tick(self.store, self.board, self.fleet.usable(now), self.pulls)
+            acts = tick(self.store, self.board, self.fleet.usable(now), self.fleet.away(), self.pulls)
         except SkyqError as error:
             _note(str(error))
             self._start_over()
@@ -349,11 +351,19 @@ class Dispatcher:
             self.board.may_return.discard(job_id)
             if self._say(self.board.jobs[job_id], step, {"do": "go"}):
                 self.board.going.add((job_id, step))
+        self._close(acts)
+
+    def _close(self, acts: Acts) -> None:
+        """What is to be done after attempts that are over."""
         for job, step in acts.owed:
             self._owe(job, step)
         for uuid in acts.ended:
             specs.drop_secrets(self.where, uuid)
-            self.pulls.job_over(uuid, lambda node: self.fleet.links[node].ready)
+        for uuid in (*acts.ended, *acts.again):
+            self.pulls.job_over(uuid, self._is_ready)
+
+    def _is_ready(self, node: str) -> bool:
+        return node in self.fleet.links and self.fleet.links[node].ready
 
     def _owe(self, job: Job, step: str) -> None:
         """A log whose job has ended before anybody asked for it."""

@@ -15,15 +15,15 @@ from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tu
 
 from skyq.core import states
 from skyq.core.errors import StoreError
-from skyq.core.model import Device, Grant, Job, Node, Reach, Request
+from skyq.core.model import Device, Grant, Job, Node, Reach, Recovery, Request
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 BUSY_TIMEOUT = 60.0  # seconds; a transaction lasts milliseconds, so whoever waits longer has a bug to report
 
 _COLUMNS = (
     "id, uuid, name, user, state, submitted_at, started_at, ended_at, num_nodes, alternatives, priority, "
     "attempt, alternative, cancel_requested_at, reason, exit_codes, has_setup, cpus_shown, task_id, pids, "
-    "grants, setup_on, rev"
+    "grants, setup_on, rev, recovery, failures, losses, awaits"
 )
 _UPGRADES = {
     1: (
@@ -33,8 +33,26 @@ _UPGRADES = {
         "node TEXT NOT NULL, attempt INTEGER NOT NULL, PRIMARY KEY (job_id, step)) WITHOUT ROWID",
     ),
     2: ("ALTER TABLE nodes ADD COLUMN removed INTEGER NOT NULL DEFAULT 0",),
+    3: (
+        "ALTER TABLE jobs ADD COLUMN recovery TEXT NOT NULL DEFAULT '[0,[],false]'",
+        "ALTER TABLE jobs ADD COLUMN failures INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE jobs ADD COLUMN losses INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE jobs ADD COLUMN awaits TEXT NOT NULL DEFAULT '[]'",
+        "CREATE TABLE attempts (job_id INTEGER NOT NULL REFERENCES jobs (id), number INTEGER NOT NULL, "
+        "record TEXT NOT NULL, PRIMARY KEY (job_id, number)) WITHOUT ROWID",
+        "ALTER TABLE owed_logs RENAME TO owed_before",
+        "CREATE TABLE owed_logs (job_id INTEGER NOT NULL REFERENCES jobs (id), step TEXT NOT NULL, "
+        "node TEXT NOT NULL, attempt INTEGER NOT NULL, PRIMARY KEY (job_id, step, attempt)) WITHOUT ROWID",
+        "INSERT INTO owed_logs SELECT job_id, step, node, attempt FROM owed_before",
+        "DROP TABLE owed_before",
+    ),
 }
-"""What takes a database from a version to the next one. Additive only."""
+"""What takes a database from a version to the next one. Nothing is lost."""
+_OF_ATTEMPT = (
+    *("state", "attempt", "alternative", "started_at", "ended_at", "reason", "exit_codes", "pids"),
+    *("grants", "setup_on", "failures", "losses", "awaits"),
+)
+"""What of a job was different in an attempt that is over."""
 _UNFINISHED = "state IN ('PENDING', 'SETTING_UP', 'RUNNING')"
 
 
@@ -52,10 +70,11 @@ class NewJob(NamedTuple):
     cpus_shown: str
     spec: str
     """JSON; opaque here."""
+    recovery: Recovery = Recovery()
 
 
 class OwedLog(NamedTuple):
-    """The log of a step on a worker, whose end the head lacks although the job has ended."""
+    """The log of a step on a worker, whose end the head lacks although the attempt has ended."""
 
     job_id: int
     step: str
@@ -190,6 +209,7 @@ class Store:
             "priority": new.priority,
             "has_setup": int(new.has_setup),
             "cpus_shown": new.cpus_shown,
+            "recovery": _dump(new.recovery),
             "rev": self.rev() + 1,
             "spec": new.spec,
         }
@@ -203,8 +223,9 @@ class Store:
     def move(self, job: Job, to: str, at: float, **changes: Any) -> None:
         """Take the job from the state it was read in to another; an event tells of it.
 
-        `changes`: reason, started_at, ended_at, attempt, alternative, grants, setup_on, exit_codes. Devices
-        are given out when it becomes active, and free when it stops to be. Raises StoreError if the job has
+        `changes`: reason, started_at, ended_at, alternative, grants, setup_on, exit_codes; attempt, failures,
+        losses, awaits when it waits again. Devices are given out when it becomes active, and free when it
+        stops to be. Raises StoreError if the job has
         left that state: an edge that doesn't exist, or a row read before the transaction began.
         """
         if to not in states.EDGES[job.state]:
@@ -223,6 +244,22 @@ class Store:
             "INSERT INTO events (job_id, at, from_state, to_state, reason) VALUES (?, ?, ?, ?, ?)",
             (job.id, at, job.state, to, changes.get("reason", "")),
         )
+
+    def keep_attempt(self, ended: Job) -> None:
+        """Remember how an attempt ended whose job will be run again. Within a transaction."""
+        fields = ended._asdict()
+        record = {name: _DUMP.get(name, _same)(fields[name]) for name in _OF_ATTEMPT}
+        row = ended.id, ended.number, _dump(record)
+        self._db.execute("INSERT INTO attempts (job_id, number, record) VALUES (?, ?, ?)", row)
+
+    def attempts(self, job: Job) -> List[Job]:
+        """The job as each of its attempts had it, the first one first, the current one last."""
+        with _told(self.path):
+            rows = self._db.execute(
+                "SELECT record FROM attempts WHERE job_id = ? ORDER BY number", (job.id,)
+            ).fetchall()
+        former = [json.loads(row[0]) for row in rows if job.number > 1]
+        return [job._replace(**{n: _read(n, value) for n, value in each.items()}) for each in former] + [job]
 
     def note(self, job_id: int, **changes: Any) -> None:
         """Change what is not the state: task_id, pids, reason, cancel_requested_at."""
@@ -251,9 +288,11 @@ class Store:
         """Remember to fetch it. Within a transaction."""
         self._db.execute("INSERT OR REPLACE INTO owed_logs VALUES (?, ?, ?, ?)", log)
 
-    def forget_log(self, job_id: int, step: str) -> None:
+    def forget_log(self, job_id: int, step: str, attempt: int) -> None:
         """It is here as a whole, or is nowhere. Within a transaction."""
-        self._db.execute("DELETE FROM owed_logs WHERE job_id = ? AND step = ?", (job_id, step))
+        self._db.execute(
+            "DELETE FROM owed_logs WHERE job_id = ? AND step = ? AND attempt = ?", (job_id, step, attempt)
+        )
 
     # Nodes and settings.
 
@@ -387,9 +426,19 @@ def _statements(script: str) -> Iterator[str]:
 def _job(row: Tuple[Any, ...]) -> Job:
     """The one place where a row becomes a record. Columns are in the order of the record's fields."""
     fields = list(row)
-    for at, read in _READ.items():
+    for at, read in _READ_AT.items():
         fields[at] = read(fields[at])
     return Job(*fields)
+
+
+def _read(name: str, value: Any) -> Any:
+    return _READ[name](value) if name in _READ else value
+
+
+@functools.lru_cache(maxsize=256)
+def _recovery(text: str) -> Recovery:
+    retries, codes, requeue = json.loads(text)
+    return Recovery(retries, tuple(codes), requeue)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -418,14 +467,16 @@ def _dump_grants(grants: Iterable[Grant]) -> str:
     return _dump([[g.node, g.rank, g.devices, g.cpus, g.memory] for g in grants])
 
 
-_DUMP: Dict[str, Any] = {"pids": _dump, "exit_codes": _dump, "setup_on": _dump, "grants": _dump_grants}
-
-_NAMES = _COLUMNS.split(", ")
-_READ: Dict[int, Any] = {
-    _NAMES.index("alternatives"): _alternatives,
-    _NAMES.index("exit_codes"): lambda text: tuple(json.loads(text)),
-    _NAMES.index("has_setup"): bool,
-    _NAMES.index("pids"): json.loads,
-    _NAMES.index("grants"): _grants,
-    _NAMES.index("setup_on"): lambda text: tuple(json.loads(text)),
+_DUMP: Dict[str, Any] = {
+    **dict.fromkeys(("pids", "exit_codes", "setup_on", "awaits"), _dump),
+    "grants": _dump_grants,
 }
+_READ: Dict[str, Any] = {
+    "alternatives": _alternatives,
+    **dict.fromkeys(("exit_codes", "setup_on", "awaits"), lambda text: tuple(json.loads(text))),
+    "has_setup": bool,
+    "pids": json.loads,
+    "grants": _grants,
+    "recovery": _recovery,
+}
+_READ_AT = {at: _READ[name] for at, name in enumerate(_COLUMNS.split(", ")) if name in _READ}

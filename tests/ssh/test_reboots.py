@@ -29,6 +29,22 @@ def test_a_worker_that_boots_fails_what_ran_there_and_is_used_again(cluster: Rem
     cluster.wait(other, "SUCCEEDED")
 
 
+def test_a_job_whose_machine_boots_is_run_again_where_asked_for(cluster: Remote) -> None:
+    gate = cluster.gate()
+    script = "[ $SKYQ_ATTEMPT = 2 ] && exit 9; " + gate.wait
+    alone = cluster.submit(*ON["node1"], "--requeue", script)
+    gang = cluster.submit("--num-nodes", "4", "--requeue", script)
+    cluster.until_waiting(gate, "node0", "node2", "node3")
+    cluster.until_waiting(gate, "node1", count=2)
+    cluster.lab.reboot("node1")
+
+    records = cluster.wait_all([alone, gang], "FAILED")
+    for job in (alone, gang):
+        assert records[job]["attempt"] == 2 and 9 in records[job]["exit_codes"]
+    told = cluster.ok("why", "lab", str(alone)).out
+    assert "attempt 1 ended: node rebooted" in told
+
+
 def test_a_head_that_boots_loses_neither_queued_jobs_nor_those_on_workers(cluster: Remote) -> None:
     gate = cluster.gate()
     tale = Tale(gate)
