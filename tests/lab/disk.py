@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from tests.lab import network
+from tests.lab import clock, network
 from tests.lab.traits import UID, USER, Traits
 from tests.machine import which
 
@@ -65,6 +65,8 @@ def make(disk: Path, name: str, traits: Traits) -> None:
     if traits.gpus:
         Path(shutil.copy(HERE / "nvidia-smi", disk / "usr" / "local" / "bin")).chmod(0o755)
         gpus(disk, name, traits.gpus)
+    if traits.clock:
+        clock.install(disk / "etc")
     if traits.kills_at_logout:
         for name in ("logins", "loginctl", "systemd-run"):
             Path(shutil.copy(HERE / name, disk / "usr" / "local" / "bin")).chmod(0o755)

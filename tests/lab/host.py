@@ -12,7 +12,7 @@ from typing import IO, Any, Union
 
 import psutil
 
-from tests.lab import disk
+from tests.lab import clock, disk
 from tests.lab.inside import Program
 from tests.lab.network import Network, cable, mac
 from tests.lab.terminal import Terminal
@@ -23,6 +23,7 @@ from tests.waiting import wait_until
 HERE = Path(__file__).resolve().parent
 LIMIT = 120.0  # seconds after which a command hangs
 LOGIN_PATH = "/usr/local/bin:/usr/bin:/bin"
+INODES = 1000 * 1000  # of a disk in memory, while it isn't full
 EVIDENCE = 3000  # characters of each log, the last ones
 Stream = Union[int, IO[Any], None]
 
@@ -246,11 +247,16 @@ class Host:
         """Where a file of its own is seen from outside; it need not exist. The machine may be off."""
         inner = there.lstrip("/")
         if inner.startswith("home/"):
-            memory = self.traits.small_home and self.on
-            return Path("/proc/%d/root/home" % self._pid if memory else self.homes) / inner[len("home/") :]
+            return self._homes_seen / inner[len("home/") :]
         if inner.startswith(tuple(folder + "/" for folder in disk.OWN_FOLDERS)):
             return self.disk / inner
         return Path("/proc/%d/root" % self._pid) / inner
+
+    @property
+    def _homes_seen(self) -> Path:
+        if self.traits.small_home and self.on:
+            return Path("/proc/%d/root/home" % self._pid)
+        return self._wires.path(self.homes) if self.traits.disk else self.homes
 
     def read(self, there: str) -> str:
         return self.path(there).read_text()
@@ -275,6 +281,55 @@ class Host:
         done = self.run(words, user="root")
         assert done.returncode == 0, "%s: %s\n%s%s" % (self.name, " ".join(words), done.stdout, done.stderr)
         return done.stdout
+
+    # Its disk, for one whose traits say how large it is.
+
+    def make_disk(self) -> None:
+        """In memory, with what is in its /home already."""
+        words = "size=%s,nr_inodes=%d,mode=755" % (self.traits.disk, INODES)
+        script = 'cd "$1" && mount -t tmpfs -o "$2" tmpfs "$1" && cp -a . "$1"'
+        self._wires.run("sh", "-c", script, "sh", str(self.homes), words)
+
+    def fill_disk(self, files: bool = False) -> None:
+        """There is no room left on it, until free_disk(); `files`: not for one more empty file either."""
+
+        def filled() -> bool:
+            disk = os.statvfs(self._homes_seen)
+            size = "size=%d" % ((disk.f_blocks - disk.f_bfree) * disk.f_frsize)
+            more = ",nr_inodes=%d" % (disk.f_files - disk.f_ffree) if files else ""
+            return self._resize(size + more)
+
+        wait_until(filled, "the disk of %s is full" % self.name)
+
+    def free_disk(self) -> None:
+        """There is room again."""
+        assert self._resize("size=%s,nr_inodes=%d" % (self.traits.disk, INODES))
+
+    def _resize(self, size: str) -> bool:
+        """Whether what is there fits."""
+        return self._wires.ran("mount", "-o", "remount," + size, str(self.homes))
+
+    # Its wall clock, for one whose traits give it one.
+
+    def set_clock(self, ahead: int) -> None:
+        """It is so many seconds later there than here, from this moment on."""
+        clock.set_ahead(self.disk / "etc", ahead)
+
+    # Its cron.
+
+    def stop_cron(self) -> None:
+        """Only the daemon; what it started goes on."""
+        for process in self._crons():
+            process.kill()
+        wait_until(lambda: not self._crons(), "cron of %s is dead" % self.name)
+
+    def start_cron(self) -> None:
+        """As at boot."""
+        if not self._crons():
+            self.root(which("cron"))
+
+    def _crons(self) -> list[psutil.Process]:
+        return [p for p in self.processes() if _command(p).split(" ")[0] == which("cron")]
 
     # Its sshd.
 
@@ -344,7 +399,7 @@ class Host:
     def evidence(self) -> str:
         """The ends of its logs."""
         logs = [self.disk / "console", *sorted(self.disk.glob("var/log/*"))]
-        logs += sorted(self.homes.glob(USER + "/.skyq/clusters/*/dispatcher.log"))
+        logs += sorted(self.home.glob(".skyq/clusters/*/dispatcher.log"))
         texts = [(path, path.read_text(errors="replace")[-EVIDENCE:]) for path in logs if path.is_file()]
         return "".join("== %s: %s\n%s\n" % (self.name, path, text) for path, text in texts if text)
 

@@ -74,6 +74,8 @@ class Lab:
         self._wires.start()
         try:
             for host in self.hosts.values():
+                if host.traits.disk:
+                    host.make_disk()
                 host.begin_boot()
             for host in self.hosts.values():
                 host.end_boot()

@@ -68,7 +68,7 @@ class Network:
             finally:
                 self._outside.kill()
                 self._outside.wait()
-            self._outside = None
+            self._outside, self._first = None, 0
         for host in list(self._relays):
             self._bury(host)
 
@@ -76,6 +76,18 @@ class Network:
     def prefix(self) -> list[str]:
         """What makes a command run at the bridge, among whose descendants the machines are."""
         return [which("nsenter"), "--target", str(self._first), "--pid", "--net", "--mount", "--"]
+
+    def run(self, *words: str) -> None:
+        """A command at the bridge, which must not fail. What it mounts, the machines see; not this one."""
+        run([*self.prefix, *words])
+
+    def ran(self, *words: str) -> bool:
+        """The same; whether it did not fail."""
+        return subprocess.run([*self.prefix, *words], capture_output=True, check=False).returncode == 0
+
+    def path(self, there: Path) -> Path:
+        """Where a file is seen from outside that lies on what was mounted at the bridge."""
+        return Path("/proc/%d/root%s" % (self._first, there)) if self._first else there
 
     def plug(self, host: str) -> None:
         """Its packets arrive again."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.lab import CTRL_C, PASSWORD, Host, Lab, Traits
+from tests.lab import CTRL_C, PASSWORD, Host, Lab, Traits, clock
 from tests.program import ROOT
 from tests.waiting import wait_until
 
@@ -293,6 +293,42 @@ def test_cron_starts_jobs_at_boot(make_lab: MakeLab) -> None:
     lab.reboot("node0")
     started = lab.node(0).home / "started"
     wait_until(lambda: started.exists() and started.read_text(), "the job ran", evidence=lab.evidence)
+
+
+def test_cron_can_be_stopped(make_lab: MakeLab) -> None:
+    lab = make_lab(1)
+    lab.node(0).stop_cron()
+    assert "cron" not in [process.name() for process in lab.node(0).processes()]
+    lab.node(0).start_cron()
+    assert "cron" in [process.name() for process in lab.node(0).processes()]
+
+
+def test_a_disk_can_be_full_for_a_while_and_lasts_over_a_reboot(make_lab: MakeLab) -> None:
+    lab = make_lab(1, traits={"node0": Traits(disk="64m")})
+    ssh(lab, "node0", "echo kept >file")
+    lab.node(0).fill_disk()
+    assert "No space left" in ssh(lab, "node0", "head -c 200000 /dev/zero 2>&1 >more || true")
+    lab.node(0).fill_disk(files=True)
+    assert "No space left" in ssh(lab, "node0", "touch another 2>&1 || true")
+    lab.reboot("node0")
+    assert ssh(lab, "node0", "cat file") == lab.node(0).read("/home/ada/file").strip() == "kept"
+    lab.node(0).free_disk()
+    assert ssh(lab, "node0", "head -c 200000 /dev/zero >more && wc -c <more") == "200000"
+
+
+@pytest.mark.parametrize("program", ["date +%s", "python3 -c 'import time; print(int(time.time()))'"])
+def test_a_wall_clock_jumps_for_what_runs_and_for_one_machine(make_lab: MakeLab, program: str) -> None:
+    if reason := clock.why_not():
+        pytest.skip(reason)
+    lab = make_lab(2, traits={"node0": Traits(clock=True)})
+    hour, asked = 3600, "read -r line; "
+    waiting = lab.node(0).start(
+        ["bash", "-c", asked + "echo $EPOCHSECONDS"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    lab.node(0).set_clock(5 * hour)
+    assert 4 * hour < int(ssh(lab, "node0", program)) - time.time() < 6 * hour
+    assert -hour < int(ssh(lab, "node1", program)) - time.time() < hour
+    assert 4 * hour < int(waiting.communicate("\n")[0]) - time.time() < 6 * hour
 
 
 def test_another_host_key_is_noticed(make_lab: MakeLab) -> None:
