@@ -98,6 +98,11 @@ class ClusterDir(NamedTuple):
         return os.path.join(self.root, "queue.db")
 
     @property
+    def journal(self) -> str:
+        """Its second copy, of which `skyq recover` makes it anew."""
+        return os.path.join(self.root, "journal")
+
+    @property
     def tick_lock(self) -> str:
         """Held by the dispatcher for its life."""
         return os.path.join(self.root, "tick.lock")

@@ -77,7 +77,7 @@ def _work(where: ClusterDir, first: bool) -> bool:
         return True
     if not os.path.exists(where.database):
         return False  # the cluster was removed: don't make it anew
-    store = Store.open(where.database)
+    store = Store.of(where)
     try:
         return store.has_unfinished()
     finally:
@@ -90,7 +90,7 @@ class Dispatcher:
     def __init__(self, where: ClusterDir, cluster: str, connect: Connect, courier: Argv) -> None:
         self.where = where
         self.cluster = cluster
-        self.store = Store.open(where.database)
+        self.store = Store.of(where)
         self.board = Board()
         self.pulls = Pulls()
         self.couriers = Couriers(courier)
@@ -111,6 +111,7 @@ class Dispatcher:
     def serve(self) -> None:
         """observe → settle → plan → record → act, on every event, until there is no work."""
         self._read_nodes()
+        self._see_to_journal()
         with self.store.transaction():
             specs.sweep_secrets(self.where, self.store)
         if self.fleet.has_workers:
@@ -140,6 +141,12 @@ class Dispatcher:
             if self.cron:
                 self.cron.join(CRON_GOODBYE)
             self.store.close()
+
+    def _see_to_journal(self) -> None:
+        try:
+            self.store.see_to_journal()
+        except SkyqError as error:
+            _note(str(error))  # a full disk: the next dispatcher does it
 
     def _linger(self) -> float:
         if self.store.get(CLOSING):

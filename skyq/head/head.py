@@ -43,7 +43,7 @@ class Head:
         self.where = where
         self.cluster = cluster
         make_private(where.root)
-        self.store = Store.open(where.database)
+        self.store = Store.of(where)
         if not self.store.get("cluster_id"):
             with self.store.transaction():
                 if not self.store.get("cluster_id"):

@@ -65,6 +65,26 @@ def test_a_head_that_boots_loses_neither_queued_jobs_nor_those_on_workers(cluste
     cluster.until_told(record, tale)
 
 
+def test_a_queue_that_was_deleted_on_the_head_is_made_anew_from_the_laptop(cluster: Remote) -> None:
+    gate = cluster.gate()
+    tale = Tale(gate)
+    on_worker = cluster.submit(*ON["node1"], tale.script)
+    gang = cluster.submit("--num-nodes", "4", "--gpus", "H100:4", gate.wait + "; exit 9")
+    record = cluster.wait_all([on_worker, gang], "RUNNING")[on_worker]
+    cluster.until_waiting(gate, "node0", "node2", "node3")
+    for path in (cluster.head.home / ".skyq/clusters/lab").glob("queue.db*"):
+        path.unlink()
+    lost = cluster.run("queue", "lab")
+    assert lost.code == 1 and "skyq recover lab" in lost.err
+
+    assert "0 waiting, 2 running" in cluster.ok("recover", "lab").out
+    assert {cluster.job(job)["status"] for job in (on_worker, gang)} == {"RUNNING"}
+    gate.open()
+    assert cluster.wait(on_worker, "FAILED")["exit_codes"] == [Tale.CODE]
+    assert 9 in cluster.wait(gang, "FAILED")["exit_codes"]
+    cluster.until_told(record, tale)
+
+
 def test_a_head_that_boots_goes_on_by_itself(cluster: Remote) -> None:
     """cron starts a dispatcher: nobody types anything."""
     gate, crontab = cluster.gate(), cluster.head.path("/var/spool/cron/crontabs/ada")
