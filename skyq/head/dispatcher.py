@@ -250,8 +250,11 @@ class Dispatcher:
             if job is None or step in self.board.phases.get(job_id, {step: None}):
                 continue  # it was cancelled meanwhile
             if why and self.board.node_of(job, step) == node:
-                told = self.board.where(node, why)
-                self.board.phases[job_id][step] = Phase(GONE, UNKNOWN, why=told, unstarted=True)
+                if job_id in self.board.may_return:
+                    told = self.board.where(node, why)
+                    self.board.phases[job_id][step] = Phase(GONE, UNKNOWN, why=told, unstarted=True)
+                else:
+                    self._start(job, step, without=True)  # it may run: only the node knows
             self.board.dirty.add(job_id)
         if why:
             self.fleet.pause(node, "its folder did not come: " + why)
@@ -384,7 +387,8 @@ class Dispatcher:
         for _, message in self.pulls.to_ask(source.node) if link.ready else ():
             link.say(message)
 
-    def _start(self, job: Job, step: str) -> None:
+    def _start(self, job: Job, step: str, without: bool = False) -> None:
+        """Ask a node for a step, once its folder is there; or at once, `without` it: the node says so then."""
         link = self.fleet.links[self.board.node_of(job, step)]
         if not link.ready:
             return  # it is asked when it is
@@ -392,7 +396,7 @@ class Dispatcher:
             spec = specs.step_spec(self._facts(), job, step, self.board.specs[job.id])
             cwd = self.board.specs[job.id].get("cwd", "") if link.node.reach else ""
             names = courier.copies_of(self.where, cwd)
-            if not self.couriers.fetch(link.node.name, names, (job.id, step)):
+            if not without and not self.couriers.fetch(link.node.name, names, (job.id, step)):
                 return  # it is asked when that is there
             spec["tail"] = self.pulls.wish(self._source(job, step))
         except (SkyqError, OSError) as error:

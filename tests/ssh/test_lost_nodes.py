@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.cluster import LocalQueue
 from tests.ssh.remote import ON, Remote, Tale
 
 
@@ -125,3 +126,22 @@ def test_a_worker_with_another_host_key_is_not_talked_to_and_the_others_go_on(cl
         node3.write(path, text, 0o600)
     cluster.lab.restart_sshd("node3")
     cluster.wait(cluster.submit(*ON["node3"], "true"), "SUCCEEDED")
+
+
+def test_what_runs_is_asked_for_also_if_its_folder_can_no_longer_be_sent(cluster: Remote) -> None:
+    """By then its node says no to that: it has put something else there. It must not be taken for unstarted."""
+    gate = cluster.gate()
+    cluster.file("given/file", "")
+    cluster.file(
+        "mounts.yaml",
+        "resources: {accelerators: 'A100:1'}\nfile_mounts: {~/mounted: ./given}\n"
+        "run: rm ~/mounted; mkdir ~/mounted; %s; rmdir ~/mounted; exit 7\n" % gate.wait,
+    )
+    job = LocalQueue.job_id(cluster.ok("launch", "-c", "lab", "mounts.yaml", "-y", "-d"))
+    cluster.until_waiting(gate, "node1")
+    cluster.hang_up("node1")
+    cluster.until(lambda: "its folder did not come" in cluster.ok("status", "lab").out, "it is sent again")
+
+    gate.open()
+    assert cluster.wait(job, "FAILED")["exit_codes"] == [7]
+    assert gate.waiting("node1") == 1
