@@ -1,7 +1,7 @@
 """The wall clock of one machine of a lab. The kernel has one for all, and that is not ours to set.
 
-So the machine's own /etc/ld.so.preload names a small library that adds what /etc/clock says: all programs that
-start there have it, whatever environment they get, and see a jump at once.
+So the machine's own /etc/ld.so.preload names a small library that adds what /etc/clock says: all programs
+that start there have it, whatever environment they get, and see a jump at once.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def install(etc: Path) -> None:
 
 
 def set_ahead(etc: Path, seconds: int) -> None:
-    """It is so much later there than it is here, for those that run, too: the file is changed in its place."""
+    """It is so much later there than here, for what runs, too: the file is changed in its place."""
     path = etc / "clock"
     path.touch()
     with open(path, "r+b") as file:

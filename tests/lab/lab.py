@@ -91,6 +91,11 @@ class Lab:
         if not keep and not os.environ.get("SKYQ_KEEP_LAB"):
             shutil.rmtree(self.folder, ignore_errors=True)
 
+    @property
+    def prefix(self) -> list[str]:
+        """What makes a command run beside the machines, whose disks it sees at their paths."""
+        return self._wires.prefix
+
     def evidence(self) -> str:
         """What the machines logged."""
         return "".join(host.evidence() for host in self.hosts.values())

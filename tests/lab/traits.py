@@ -33,6 +33,6 @@ class Traits:
     small_home: str = ""
     """Such as "16m": /home is in memory, of this size, and is as new after each boot."""
     disk: str = ""
-    """Such as "1g": /home is in memory, of this size, and lasts until lab.down(). It can be full: fill_disk()."""
+    """Such as "1g": /home is in memory, of this size, and lasts until lab.down(): fill_disk()."""
     clock: bool = False
     """Whether it has a wall clock of its own: set_clock()."""

@@ -1,130 +1,225 @@
-"""What must be true at the end, by what was seen outside skyq: the jobs' own notes, the locks that the kernel
-gave them, the submitter's journal, the processes that live.
-"""
+"""What must be true at the end: what skyq told against what was seen outside it. Pure."""
 
 from __future__ import annotations
 
+import os
 import re
-import sqlite3
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterator
 
 from tests.cluster import FINAL, Record
-from tests.nemesis.faults import Faults
-from tests.nemesis.jobs import TRUTH, Job
-from tests.ssh.remote import Remote
+from tests.nemesis.faults import Span
+from tests.nemesis.jobs import CODE, Job
+from tests.nemesis.kernel import Mark
+from tests.nemesis.people import ALL, Shown
+from tests.nemesis.world import World
+
+UNKNOWN = -1
+SIGKILLED = 128 + 9
+LONGEST = 1000  # characters of a command's output that are quoted
 
 
-class Truth:
-    """The notes of all jobs, from all nodes' disks."""
-
-    def __init__(self, cluster: Remote) -> None:
-        self.starts: Counter[tuple[str, int]] = Counter()
-        self.ends: dict[str, dict[int, int]] = defaultdict(dict)
-        """token → rank → exit code, of those that came to their end."""
-        self.wrong: list[str] = []
-        for node in cluster.lab.nodes:
-            path = node.home / TRUTH / "log"
-            for line in path.read_text().splitlines() if path.exists() else ():
-                what, token, *rest = line.split()
-                if what == "start":
-                    self.starts[token, int(rest[0])] += 1
-                elif what == "end":
-                    self.ends[token][int(rest[0])] = int(rest[1])
-                else:
-                    self.wrong.append("%s: %s" % (node.name, line))
-
-
-def violations(cluster: Remote, jobs: Sequence[Job], faults: Faults) -> list[str]:
+def violations(world: World) -> list[str]:
     """Sentences about what isn't as it must be."""
-    records = list(cluster.jobs(at=cluster.head).values())
-    truth = Truth(cluster)
-    found = [*truth.wrong, *_ids(jobs, records), *_leftovers(cluster)]
-    found += [
-        "rank %d of %s was started %d times" % (*key[::-1], n) for key, n in truth.starts.items() if n > 1
-    ]
-    by_token = {record["job_name"]: record for record in records}
-    for job in jobs:
-        record = by_token.get(job.token)
-        if record is not None:
-            told = list(_status(job, record, truth, faults)) + list(_log(cluster, job, record, truth))
+    found = [*world.notes.wrong, *world.left, *_ids(world), *_starts(world), *_said(world)]
+    records = {record["job_name"]: record for record in world.records}
+    for job in world.jobs:
+        if record := records.get(job.token):
+            story = Story(world, job, record)
+            told = [*story.state(), *story.attempts(), *story.codes(), *story.logs()]
             found += ["%s (job %d): %s" % (job.token, record["job_id"], text) for text in told]
-    return found
+    return [*found, *(text for shown in world.shown for text in _shown(world, shown))]
 
 
-def _ids(jobs: Sequence[Job], records: Sequence[Record]) -> Iterable[str]:
+def _ids(world: World) -> Iterator[str]:
     """Nothing acknowledged is lost, nothing is there twice."""
-    rows = Counter(record["job_name"] for record in records)
-    by_id = {record["job_id"]: record["job_name"] for record in records}
-    for job in jobs:
+    rows = Counter(record["job_name"] for record in world.records)
+    by_id = {record["job_id"]: record["job_name"] for record in world.records}
+    for job in world.jobs:
         if job.job_id and by_id.get(job.job_id) != job.token:
-            yield "%s was acknowledged as job %d, which is %s" % (
-                *(job.token, job.job_id),
-                by_id.get(job.job_id, "not there"),
-            )
+            now = by_id.get(job.job_id, "not there")
+            yield "%s was acknowledged as job %d, which is %s" % (job.token, job.job_id, now)
         if rows[job.token] > 1:
             yield "%s is in the queue %d times" % (job.token, rows[job.token])
-    yield from ("%s was never submitted" % token for token in rows.keys() - {job.token for job in jobs})
+    yield from ("%s was never submitted" % token for token in rows.keys() - {job.token for job in world.jobs})
 
 
-def _leftovers(cluster: Remote) -> Iterable[str]:
-    """Nothing lives, nothing is held, every node can be used."""
-    for node in cluster.lab.nodes:
-        yield from ("%s: still alive: %s" % (node.name, words) for words in cluster.alive(node.name))
-    for name, node in cluster.nodes(at=cluster.head).items():
-        if not node["usable"]:
-            yield "%s can't be used: %s" % (name, node["reason"])
-        yield from (
-            "%s: device %d is in use" % (name, device["index"])
-            for device in node["devices"]
-            if device["in_use"]
+def _starts(world: World) -> Iterator[str]:
+    """No rank starts twice in an attempt, or in one that skyq doesn't tell of."""
+    told = {record["job_name"]: record["attempt"] for record in world.records}
+    for mark, count in world.notes.starts.items():
+        if count > 1:
+            yield "rank %d of %s started %d times in attempt %d" % (
+                mark.rank,
+                mark.token,
+                count,
+                mark.attempt,
+            )
+        if mark.attempt > told.get(mark.token, 0):
+            yield "rank %d of %s started in attempt %d of %d" % (
+                *(mark.rank, mark.token, mark.attempt, told.get(mark.token, 0)),
+            )
+
+
+def _said(world: World) -> Iterator[str]:
+    """Each command answers in time, and in sentences."""
+    for said in world.said:
+        command = "%s: skyq %s" % (said.where, said.words)
+        if said.late:
+            yield command + " did not answer in time"
+        if "Traceback" in said.text:
+            yield "%s showed a traceback:\n%s" % (command, said.text[-LONGEST:])
+        if re.search(r"(?<!\S)-\d+ ?(s|secs?|mins?|hours?|days?|years?)\b", said.text):
+            yield "%s showed a time below 0:\n%s" % (command, said.text[-LONGEST:])
+    for where, text in world.words.items():
+        if "Traceback" in text:
+            yield "%s: a dispatcher logged a traceback:\n%s" % (
+                where,
+                text[text.index("Traceback") :][:LONGEST],
+            )
+
+
+class Story:
+    """One job's, as skyq tells it."""
+
+    def __init__(self, world: World, job: Job, record: Record) -> None:
+        self.world = world
+        self.job = job
+        self.record = record
+        self.state_now = str(record["status"])
+        self.reason = str(record["reason"])
+        self.last = int(record["attempt"])
+
+    def ends(self, attempt: int) -> dict[int, int]:
+        """Rank → code, of the ranks of an attempt that came to their end."""
+        found = self.world.notes.ends.items()
+        return {m.rank: code for m, code in found if (m.token, m.attempt) == (self.job.token, attempt)}
+
+    def exits(self, attempt: int) -> dict[int, int]:
+        """Rank → code, as the kernel tells."""
+        found = self.world.exits.items()
+        return {m.rank: _code(s) for m, s in found if (m.token, m.attempt) == (self.job.token, attempt)}
+
+    def state(self) -> Iterator[str]:
+        """It is what happened."""
+        job, state, ends, exits = self.job, self.state_now, self.ends(self.last), self.exits(self.last)
+        what = "it is %s (%s)" % (state, self.reason)
+        if state not in FINAL:
+            yield "%s, and all is over" % what
+        elif not self.reason and state != "SUCCEEDED":
+            yield "it is %s without a reason" % state
+        if state == "SUCCEEDED" and ends != dict.fromkeys(range(job.nodes), 0):
+            yield "%s, and its ranks ended so: %s" % (what, ends)
+        if state == "SUCCEEDED" and any(exits.values()):
+            yield "%s, and the kernel tells of its ranks: %s" % (what, exits)
+        if state == "FAILED" and not any([*ends.values(), *exits.values()]):
+            yield "%s, and its ranks ended so: %s, %s" % (what, ends, exits)
+        if state == "FAILED_SETUP" and job.setup != "fails":
+            yield "%s, and its setup is well" % what
+        if state in ("SUCCEEDED", "FAILED") and job.setup == "fails":
+            yield "%s after a setup that failed" % what
+        if state == "CANCELLED" and not job.cancelled:
+            yield "%s, and nobody cancelled it" % what
+        if state == "FAILED_DRIVER" and not self.excused(self.reason, self.record["nodes"]):
+            yield "%s, and no machine or shim of it was lost" % what
+
+    def attempts(self) -> Iterator[str]:
+        """There are as many as were asked for, each for a reason."""
+        earlier = self.world.earlier.get(self.record["job_id"], [])
+        failures = [each for each in earlier if each["state"] != "FAILED_DRIVER"]
+        if len(earlier) != self.last - 1:
+            yield "%d of its %d attempts are remembered as former ones" % (len(earlier), self.last)
+        if len(failures) > self.job.retries:
+            yield "it was run again %d times, and may be %d times" % (len(failures), self.job.retries)
+        if len(failures) < len(earlier) and not self.job.requeue:
+            yield "it was run again though it was lost"
+        if not self.job.cancelled:
+            if self.state_now in ("FAILED", "FAILED_SETUP") and len(failures) < self.job.retries:
+                yield "it is %s after %d of %d retries" % (self.state_now, len(failures), self.job.retries)
+            if self.state_now == "FAILED_DRIVER" and self.job.requeue:
+                yield "it is FAILED_DRIVER (%s), and should be run again" % self.reason
+        for number, each in enumerate(earlier, 1):
+            yield from self.former(number, each)
+
+    def former(self, number: int, told: Record) -> Iterator[str]:
+        """One attempt that was not the last one."""
+        what = "attempt %d %s (%s)" % (number, told["state"], told["reason"])
+        ends, exits = self.ends(number), self.exits(number)
+        if told["state"] == "FAILED" and not any([*ends.values(), *exits.values()]):
+            yield "%s, and its ranks ended so: %s, %s" % (what, ends, exits)
+        if told["state"] == "FAILED_DRIVER" and not self.excused(told["reason"], told["nodes"]):
+            yield "%s, and no machine or shim of it was lost" % what
+
+    def codes(self) -> Iterator[str]:
+        """Those that skyq tells are those that the kernel tells, and the jobs."""
+        for attempt in range(1, self.last + 1):
+            exits = self.exits(attempt)
+            for rank, code in self.ends(attempt).items():
+                if exits.get(rank, code) not in (code, SIGKILLED, 128 + 15):
+                    what = rank, attempt, code, exits[rank]
+                    yield "rank %d of attempt %d says %d, and the kernel %d" % what
+        exits = self.exits(self.last)
+        for rank, told in enumerate(self.record["exit_codes"]):
+            ended_with_others = self.state_now == "FAILED" and told == SIGKILLED and any(exits.values())
+            if told != UNKNOWN and not ended_with_others and exits.get(rank, told) != told:
+                yield "rank %d ended with %d, and the kernel says %d" % (rank, told, exits[rank])
+
+    def excused(self, reason: str, nodes: list[Record]) -> bool:
+        """Whether an attempt may have been lost."""
+        names = {each["node"] for each in nodes}
+        if lost := re.match(r"node (\S+) has been unreachable since", reason):
+            # A gang fails when a node is lost for `lost_after`, however the silences are spread over it.
+            return self._at_that_time(self.world.excuses.silences, {lost[1], "node0"})
+        if "never started" in reason:
+            return self._at_that_time(self.world.excuses.silences, {*names, "node0"})
+        # A setup runs on all nodes.
+        return self._at_that_time(self.world.excuses.losses, set() if self.job.setup else names)
+
+    def _at_that_time(self, spans: list[Span], nodes: set[str]) -> bool:
+        ended = self.world.ended.get(self.record["job_id"], float("inf"))
+        return any(
+            (not nodes or node in nodes) and since <= ended and until >= self.job.began
+            for node, since, until in spans
         )
-    database = sqlite3.connect(cluster.head.home / ".skyq" / "clusters" / cluster.name / "queue.db")
-    if rows := database.execute("SELECT * FROM device_use").fetchall():
-        yield "devices are in use: %s" % rows
-    database.close()
+
+    def logs(self) -> Iterator[str]:
+        """The head has each rank's text: of one that came to its end, all of it."""
+        for attempt in range(1, self.last + 1):
+            for rank in range(self.job.nodes):
+                mark = Mark(self.job.token, rank, attempt)
+                found, whole = self.world.logs.get(mark, b""), self.job.log(rank)
+                where = "the log of rank %d in attempt %d" % (rank, attempt)
+                if mark in self.world.notes.unwritten:
+                    continue
+                if not whole.startswith(found):
+                    yield "%s isn't what it printed: ...%r" % (where, found[-200:])
+                elif mark in self.world.notes.ends and found != whole:
+                    yield "%s has %d of %d bytes" % (where, len(found), len(whole))
 
 
-def _status(job: Job, record: Record, truth: Truth, faults: Faults) -> Iterable[str]:
-    """The state is what happened."""
-    state, ends = record["status"], truth.ends[job.token]
-    if state not in FINAL:
-        yield "it is %s: %s" % (state, record["reason"])
-    elif not record["reason"] and state != "SUCCEEDED":
-        yield "it is %s without a reason" % state
-    if state == "SUCCEEDED" and ends != dict.fromkeys(range(job.nodes), 0):
-        yield "it is SUCCEEDED, and its ranks ended so: %s" % ends
-    if state == "FAILED" and not any(ends.values()):
-        yield "it is FAILED (%s), and its ranks ended so: %s" % (record["reason"], ends)
-    if state == "FAILED_SETUP" and job.setup != "fails":
-        yield "it is FAILED_SETUP (%s)" % record["reason"]
-    if state in ("SUCCEEDED", "FAILED") and job.setup == "fails":
-        yield "it ran after a setup that failed"
-    if state == "CANCELLED" and not job.cancelled:
-        yield "it is CANCELLED (%s), and nobody cancelled it" % record["reason"]
-    if state == "FAILED_DRIVER" and not _excused(job, record, faults):
-        yield "it is FAILED_DRIVER (%s), and no machine or shim of it was lost" % record["reason"]
+def _code(status: int) -> int:
+    """As a shell has it."""
+    return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
 
-def _excused(job: Job, record: Record, faults: Faults) -> bool:
-    # A setup runs on all nodes.
-    nodes = {each["node"] for each in record["nodes"]} if not job.setup else None
-    begun, ended = record["submitted_at"], record["end_at"] or float("inf")
-    if lost := re.match(r"node (\S+) has been unreachable since", record["reason"]):
-        # A gang fails when a node is lost for `lost_after`, however the silences are spread over it.
-        its = [(since, until) for node, since, until in faults.silences if node in (lost[1], "node0")]
-        return any(since <= ended and until >= begun for since, until in its)
-    return any(
-        (nodes is None or node in nodes) and since <= ended and until >= begun
-        for node, since, until in faults.excuses
-    )
+def _shown(world: World, shown: Shown) -> Iterator[str]:
+    """`skyq logs` shows what is in the files, each line once, in their order."""
+    line = r"^\(.*?\) (\d+ %s (\d+))$" % shown.token
+    found: dict[int, list[str]] = {}
+    for text, rank in re.findall(line, shown.text, re.MULTILINE):
+        found.setdefault(int(rank), []).append(text)
+    wanted: dict[int, list[str]] = {}
+    for mark in sorted(world.logs, key=lambda mark: mark.attempt):
+        if mark.token == shown.token and shown.attempt in (ALL, mark.attempt):
+            text = world.logs[mark].decode(errors="replace")
+            lines = re.findall(r"^\d+ %s \d+$" % shown.token, text, re.MULTILINE)
+            wanted.setdefault(mark.rank, []).extend(lines)
+    for rank in sorted(found.keys() | wanted.keys()):
+        there, it = wanted.get(rank, []), found.get(rank, [])
+        if it != (there if shown.whole else there[: len(it)]):
+            yield "%s, attempt %s: `logs` %s showed %d lines of rank %d, not those of the file, %d" % (
+                *(shown.token, shown.attempt or "1 and on", shown.how, len(it), rank, len(there)),
+            )
 
 
-def _log(cluster: Remote, job: Job, record: Record, truth: Truth) -> Iterable[str]:
-    """The head has each rank's text: of one that came to its end, all of it."""
-    for rank in range(len(record["nodes"])):
-        found, whole = cluster.raw(record, rank), job.log(rank)
-        if not whole.startswith(found):
-            yield "the log of rank %d isn't what it printed: ...%r" % (rank, found[-200:])
-        elif rank in truth.ends[job.token] and found != whole:
-            yield "the log of rank %d has %d of %d bytes" % (rank, len(found), len(whole))
+__all__ = ["CODE", "violations"]

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass
 
-TRUTH = "truth"
-"""A folder in each node's home: `log`, a line per event, and `locks`, held by all that lives of a job."""
+TRUTH = "/var/tmp/truth"
+"""A folder on each node: `log`, a line per event, and `locks`, held by all that lives of a job. Not in the
+home, whose disk may be full."""
 
 _SCRIPT = """\
-t=~/truth; mkdir -p $t/locks
-say() { echo "$* $EPOCHREALTIME" >>$t/log; }
-r=${SKYPILOT_NODE_RANK:-0}
-say start @token@ $r
+t=/var/tmp/truth; mkdir -p $t/locks
+say() { echo "$*" >>$t/log; }
+r=${SKYPILOT_NODE_RANK:-0} a=$SKYQ_ATTEMPT
+say start @token@ $r $a
+printf %s @token@.$r.$a >/proc/self/comm
 lock() { exec {fd}>>$t/locks/$1 && flock -xn $fd; }
-lock @token@.$r || say twice @token@ $r
+lock @token@.$r || say twice @token@ $r $a
 for d in ${CUDA_VISIBLE_DEVICES//,/ }; do
     if [ @half@ = yes ]; then lock $d.a || lock $d.b || say double @token@ $d
     else { lock $d.a && lock $d.b; } || say double @token@ $d; fi
 done
+[ @files@ = no ] || [ "$(cat part? | sha256sum)" = "@files@  -" ] || say wrong-files @token@ $r $a
 @habit@
-for ((i = 1; i <= @lines@; i++)); do echo "$i @token@ $r"; sleep @pause@; done
-@bulk@
-say end @token@ $r @code@
-exit @code@
+set -o pipefail
+for ((i = 1; i <= @lines@; i++)); do
+    echo "$i @token@ $r" || say unwritten @token@ $r $a
+    sleep @pause@
+done
+{ @bulk@; } || say unwritten @token@ $r $a
+code=@code@; [ $a -le @failures@ ] || code=0
+say end @token@ $r $a $code
+exit $code
 """
 _HABITS = {
     "plain": ":",
@@ -33,6 +43,11 @@ _HABITS = {
 }
 BULK = 300_000
 """Bytes, of which some jobs print so many in one line."""
+CODE = 3
+"""What fails, fails with this one."""
+ALWAYS = 999
+"""Failures, of which some jobs have more than retries."""
+PARTS, PART = 8, 256 * 1024  # files of a workdir, and their bytes
 
 
 @dataclass
@@ -40,36 +55,52 @@ class Job:
     """One submit: what was asked for, and what the submitter knows of it."""
 
     token: str
-    nodes: int
-    gpus: float
-    lines: int
-    pause: float
-    code: int
-    habit: str
-    bulk: bool
-    setup: str
+    nodes: int = 1
+    gpus: float = 0
+    lines: int = 1
+    pause: float = 0.01
+    failures: int = 0
+    """How many attempts fail by themselves, the first ones."""
+    habit: str = "plain"
+    bulk: bool = False
+    setup: str = ""
     """"", "well" or "fails"."""
+    retries: int = 0
+    requeue: bool = False
+    files: str = ""
+    """The hash of its workdir, if it has one."""
     job_id: int = 0
     """As it was acknowledged; 0: nobody said so."""
     cancelled: bool = False
     """Whether a cancel was ever sent for it."""
-    notes: list[str] = field(default_factory=list)
+    began: float = 0.0
+    """When it was submitted; monotonic."""
 
     @classmethod
-    def any(cls, dice: random.Random, number: int) -> Job:
+    def any(cls, dice: random.Random, token: str) -> Job:
         """A random one."""
         nodes = dice.choice([1, 1, 1, 1, 2, 2, 3, 4])
         return cls(
-            token="j%04d" % number,
+            token=token,
             nodes=nodes,
             gpus=dice.choice([0, 0.5, 0.5, 1, 1, 2, 4, 8]) if nodes == 1 else dice.choice([0, 1, 4, 8]),
             lines=dice.choice([1, 5, 20, 60]),
             pause=dice.choice([0.01, 0.1, 0.2]),
-            code=dice.choice([0, 0, 0, 3]),
+            failures=dice.choice([0, 0, 0, 0, 1, 2, ALWAYS]),
             habit=dice.choice(list(_HABITS)),
             bulk=dice.random() < 0.1,
-            setup=dice.choice(["", "", "", "", "well", "fails"]),
+            setup=dice.choice(["", "", "", "", "", "", "well", "fails"]),
+            retries=dice.choice([0, 0, 0, 1, 2]),
+            requeue=dice.random() < 0.4,
+            began=time.monotonic(),
         )
+
+    @property
+    def words(self) -> list[str]:
+        """What is typed behind `skyq`, besides flags for the workdir."""
+        verb = ["launch", "-c", "lab"] if self.setup else ["exec", "lab"]
+        retries = ["--retries", str(self.retries)] if self.retries else []
+        return [*verb, "-d", *retries, *(["--requeue"] if self.requeue else []), self.token + ".yaml"]
 
     @property
     def task(self) -> str:
@@ -77,11 +108,13 @@ class Job:
         fill = {
             "token": self.token,
             "half": "yes" if self.gpus == 0.5 else "no",
+            "files": self.files or "no",
             "habit": _HABITS[self.habit],
             "lines": str(self.lines),
             "pause": str(self.pause),
             "bulk": "head -c %d /dev/zero | tr '\\0' x; echo" % BULK if self.bulk else ":",
-            "code": str(self.code),
+            "code": str(CODE),
+            "failures": str(self.failures),
         }
         script = _SCRIPT
         for name, value in fill.items():
@@ -93,7 +126,16 @@ class Job:
             lines.append("setup: echo set up; exit %d" % (9 if self.setup == "fails" else 0))
         return "\n".join([*lines, "run: |", *("  " + line for line in script.splitlines())]) + "\n"
 
+    def shown(self, rank: int) -> list[str]:
+        """The lines that a rank prints when nobody disturbs it, without the long one."""
+        return ["%d %s %d" % (number, self.token, rank) for number in range(1, self.lines + 1)]
+
     def log(self, rank: int) -> bytes:
-        """What a rank prints when nobody disturbs it."""
-        text = "".join("%d %s %d\n" % (number, self.token, rank) for number in range(1, self.lines + 1))
+        """All that it prints then."""
+        text = "".join(line + "\n" for line in self.shown(rank))
         return text.encode() + (b"x" * BULK + b"\n" if self.bulk else b"")
+
+
+def files_hash(parts: list[bytes]) -> str:
+    """What a job's `files` is, of the files' contents in the order of their names."""
+    return hashlib.sha256(b"".join(parts)).hexdigest()
