@@ -388,7 +388,7 @@ class Dispatcher:
             link.say(message)
 
     def _start(self, job: Job, step: str, without: bool = False) -> None:
-        """Ask a node for a step, once its folder is there; or at once, `without` it: the node says so then."""
+        """Ask a node for a step, once its folder is there; or at once, `without` it, if it may run there."""
         link = self.fleet.links[self.board.node_of(job, step)]
         if not link.ready:
             return  # it is asked when it is

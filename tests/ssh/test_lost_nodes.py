@@ -129,7 +129,7 @@ def test_a_worker_with_another_host_key_is_not_talked_to_and_the_others_go_on(cl
 
 
 def test_what_runs_is_asked_for_also_if_its_folder_can_no_longer_be_sent(cluster: Remote) -> None:
-    """By then its node says no to that: it has put something else there. It must not be taken for unstarted."""
+    """By then its node says no to that, as something else is there. It must not be taken for unstarted."""
     gate = cluster.gate()
     cluster.file("given/file", "")
     cluster.file(
