@@ -111,6 +111,8 @@ class Board:
         what = message.get("is")
         if "pid" in message:
             self.pids.setdefault(job.id, dict(job.pids))[step] = int(message["pid"])
+        if phases.get(step, Phase()).at == GONE:
+            return  # what was concluded stays: a node that was given up only ends what it still has
         if what == "late":
             phases.pop(step, None)
         elif what == "prepared":
