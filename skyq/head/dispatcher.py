@@ -236,8 +236,7 @@ class Dispatcher:
                 self.fleet.pause(link.node.name, str(message.get("why"))[:200])
         if link.ready and not was_ready:
             self.board.ask_again(link.node.name)
-            for _, message in self.pulls.to_ask(link.node.name):
-                link.say(message)
+            self._ask_for_owed(link)
             self.tick_at = 0.0
         soon = 0.0 if self.board.dirty else time.monotonic() + FLUSH
         self.tick_at = min(self.tick_at, soon)
@@ -370,10 +369,13 @@ class Dispatcher:
         for uuid in acts.ended:
             specs.drop_secrets(self.where, uuid)
         for uuid in (*acts.ended, *acts.again):
-            self.pulls.job_over(uuid, self._is_ready)
+            self.pulls.job_over(uuid)
+        for link in self.fleet.links.values() if acts.ended or acts.again else ():
+            self._ask_for_owed(link)
 
-    def _is_ready(self, node: str) -> bool:
-        return node in self.fleet.links and self.fleet.links[node].ready
+    def _ask_for_owed(self, link: Link) -> None:
+        for _, message in self.pulls.to_ask(link.node.name) if link.ready else ():
+            link.say(message)
 
     def _owe(self, job: Job, step: str) -> None:
         """A log whose job has ended before anybody asked for it."""
@@ -383,9 +385,6 @@ class Dispatcher:
             _note(str(error))  # the next dispatcher sees that it is owed
             return
         self.pulls.owe(source)
-        link = self.fleet.links[source.node]
-        for _, message in self.pulls.to_ask(source.node) if link.ready else ():
-            link.say(message)
 
     def _start(self, job: Job, step: str, without: bool = False) -> None:
         """Ask a node for a step, once its folder is there; or at once, `without` it, if it may run there."""

@@ -8,7 +8,7 @@ step, offset, length. What it doesn't name is in the raw files all the same.
 from __future__ import annotations
 
 import os
-from typing import Callable, Collection, Dict, List, NamedTuple, Optional, Tuple
+from typing import Collection, Dict, List, NamedTuple, Optional, Set, Tuple
 
 from skyq.core.paths import run_index
 from skyq.core.protocol import Message
@@ -33,6 +33,8 @@ class _Pull:
         self.source = source
         self.size = _size(source.path)
         self.ended = False
+        self.asked = False
+        """Whether its node was asked for it on the connection that is there."""
         self.stuck = ""
         """Why the last piece could not be kept."""
 
@@ -42,14 +44,15 @@ class Pulls:
 
     def __init__(self) -> None:
         self._pulls: Dict[Tuple[str, int, str], _Pull] = {}
-        self._owed: Dict[Tuple[str, int, str], bool] = {}
-        """Of attempts that have ended: whether it was asked for on the connection that is there."""
+        self._owed: Set[Tuple[str, int, str]] = set()
+        """Those of attempts that have ended."""
 
     def wish(self, source: Source) -> Optional[Message]:
         """What to ask a step's node for; None where its log needs nobody's help."""
         if not source.remote and source.ranks == 1:
             return None
         pull = _Pull(source)
+        pull.asked = True
         self._pulls[source.uuid, source.attempt, source.step] = pull
         if source.ranks > 1:
             _complete_index(source, pull.size)
@@ -102,15 +105,13 @@ class Pulls:
         """Whether this process has asked for a log at all."""
         return (uuid, attempt, step) in self._pulls
 
-    def job_over(self, uuid: str, connected: Callable[[str], bool]) -> None:
-        """The attempt has ended: forget what is here. What isn't comes on the connection that is there, or is
-        asked for on the next one. `connected`: whether a node is.
-        """
+    def job_over(self, uuid: str) -> None:
+        """The attempt has ended: forget what is here. What isn't is owed."""
         for name in [name for name in self._pulls if name[0] == uuid]:
             if self.complete(*name):
                 del self._pulls[name]
             else:
-                self._owed[name] = connected(self._pulls[name].source.node)
+                self._owed.add(name)
 
     # Logs of attempts that have ended.
 
@@ -118,35 +119,35 @@ class Pulls:
         """A former dispatcher remembered that the rest of it must still come."""
         name = source.uuid, source.attempt, source.step
         self._pulls[name] = _Pull(source)
-        self._owed[name] = False
+        self._owed.add(name)
 
     def to_ask(self, node: str) -> List[Tuple[Source, Message]]:
-        """What to ask a node for that has just been connected to."""
-        found = []
-        for name, asked in self._owed.items():
-            pull = self._pulls[name]
-            if pull.source.node == node and not asked:
-                self._owed[name] = True
-                found.append((pull.source, _from(pull)))
-        return found
+        """What is owed by a node that is connected, and was not asked for on this connection."""
+        found = [pull for name in sorted(self._owed) if (pull := self._pulls[name]).source.node == node]
+        found = [pull for pull in found if not pull.asked]
+        for pull in found:
+            pull.asked = True
+        return [(pull.source, _from(pull)) for pull in found]
 
     def ask_again(self, node: str) -> None:
         """The connection is lost: what was asked for won't come on it."""
-        for name in self._owed:
-            if self._pulls[name].source.node == node:
-                self._owed[name] = False
+        for pull in self._pulls.values():
+            if pull.source.node == node:
+                pull.asked = False
 
     def give_up(self, nodes: Collection[str]) -> None:
         """Logs of ended jobs on any but these nodes won't come."""
         for name in [name for name in self._owed if self._pulls[name].source.node not in nodes]:
-            del self._pulls[name], self._owed[name]
+            del self._pulls[name]
+            self._owed.remove(name)
 
     def paid(self) -> List[Source]:
         """Those that are here as a whole now, for the store to forget. They are dropped."""
         found = [self._pulls[name].source for name in list(self._owed) if self._pulls[name].ended]
         for source in found:
             name = source.uuid, source.attempt, source.step
-            del self._pulls[name], self._owed[name]
+            del self._pulls[name]
+            self._owed.remove(name)
         return found
 
     def owing(self) -> List[str]:

@@ -127,6 +127,30 @@ def test_a_lost_gang_is_run_again_where_asked_for_once_nothing_of_it_can_live(ma
     wait_until(lambda: not cluster.store.owed_logs(), "nothing is owed", evidence=cluster.evidence)
 
 
+def test_the_log_of_a_lost_rank_comes_also_if_its_node_is_back_before_the_others_have_ended(
+    make: Make,
+) -> None:
+    """Nobody asks for that rank any more when the job ends: it has only been told to stop."""
+    cluster = make(2, lost_after=0.0)
+    script = "echo up; %s; echo more; touch %s/said.$SKYPILOT_NODE_RANK; sleep 600"
+    job = cluster.submit(script % (until(cluster, "go"), cluster.root), nodes=2)
+    wait_until(lambda: len(cluster.job(job).pids) == 2, "it runs", evidence=cluster.evidence)
+    slow = cluster.agents(0)[0]
+    slow.send_signal(signal.SIGSTOP)
+    cluster.cut(1)
+    wait_until(lambda: "unreachable since" in (cluster.store.get("trouble")), "it is lost")
+    (cluster.root / "go").touch()
+    wait_until((cluster.root / "said.1").exists, "there is more to come")
+    cluster.heal(1)
+    ended = Path(cluster.run_dir(1, job, "run-1").exit)
+    wait_until(ended.exists, "its rank ends as it is back", evidence=cluster.evidence)
+    slow.send_signal(signal.SIGCONT)
+
+    assert cluster.wait(job, "FAILED_DRIVER").reason.startswith("node node1 has been unreachable")
+    wait_until(lambda: cluster.log(job, "run-1") == b"up\nmore\n", "its log comes", evidence=cluster.evidence)
+    wait_until(lambda: not cluster.store.owed_logs(), "nothing is owed", evidence=cluster.evidence)
+
+
 def test_a_failing_gang_is_run_again_as_a_whole(make: Make) -> None:
     cluster = make(3)
     script = "echo $SKYPILOT_NODE_RANK in $SKYQ_ATTEMPT; [ $SKYQ_ATTEMPT$SKYPILOT_NODE_RANK != 11 ]"
