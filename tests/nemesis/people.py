@@ -16,7 +16,6 @@ from tests.lab import Host, Program
 from tests.nemesis.jobs import PART, PARTS, Job, files_hash
 
 LIMIT = 180.0  # seconds within which each command must have answered, whatever is broken
-FOLDER = "work"
 ENDED = (0, 100, 103)
 """What `logs` ends with that has shown a job to its end."""
 ALL = 0
@@ -50,10 +49,11 @@ class Shown:
 
 
 class Person:
-    """At one client."""
+    """At one client, with a folder of their own."""
 
-    def __init__(self, host: Host, dice: random.Random, tell: Callable[[str], None]) -> None:
+    def __init__(self, host: Host, folder: str, dice: random.Random, tell: Callable[[str], None]) -> None:
         self.host = host
+        self.folder = folder
         self.dice = dice
         self.tell = tell
         self.program = ["skyq"]
@@ -87,9 +87,9 @@ class Person:
         if self.dice.random() < 0.25:
             self._change_files()
             job.files = files_hash(self._parts)
-            words = [*words, "--workdir", FOLDER]
+            words = [*words, "--workdir", self.folder]
         if self.dice.random() < (0.25 if job.files else 0.05):
-            patience = self.dice.uniform(0.2, 1.2)
+            patience = self.dice.uniform(0.2, 4.0)
         self.jobs.append(job)
         self.host.write("/home/ada/%s.yaml" % job.token, job.task)
         said = self.type(*words, patience=patience)
@@ -168,5 +168,5 @@ class Person:
             self._write_part(number)
 
     def _write_part(self, number: int) -> None:
-        path = self.host.write("/home/ada/%s/part%d" % (FOLDER, number), "")
+        path = self.host.write("/home/ada/%s/part%d" % (self.folder, number), "")
         path.write_bytes(self._parts[number])

@@ -24,9 +24,11 @@ from tests.ssh.remote import LAUNCHER, Remote
 from tests.waiting import wait_until
 
 NODES = 5
+PEOPLE = 4
 HANDS = 2
 SETTLE = 300.0  # seconds until all jobs have ended once nothing is broken any more
 GRACE = 15.0  # seconds until nothing of them lives
+IDLE = 60.0  # seconds until no process of skyq's does
 LOST_AFTER = "15"
 DISK = "2g"
 SAMPLE = 12  # logs that are read through `skyq logs`
@@ -116,9 +118,11 @@ class Nemesis:
         if self.newer:
             shutil.copy(self.newer, lab.clients[-1].home / NEWER)
         people = []
-        for number, client in enumerate(lab.clients):
+        for number in range(PEOPLE):
+            client = lab.clients[number % len(lab.clients)]
             Remote(lab, client.name).pool()
-            people.append(Person(client, random.Random(self.seed * 1000 + number), self.tell))
+            dice = random.Random(self.seed * 1000 + number)
+            people.append(Person(client, "work%d" % number, dice, self.tell))
         return people
 
     def _cluster(self) -> Database:
@@ -191,8 +195,7 @@ class Nemesis:
         while time.monotonic() < until:
             self._watch(database)
             rows = database.ask("SELECT state FROM jobs")
-            owed = database.ask("SELECT * FROM owed_logs")
-            if rows and not owed and all(state in FINAL for (state,) in rows):
+            if rows and not seen.owed(database) and all(state in FINAL for (state,) in rows):
                 break
             time.sleep(0.5)
         self.tell("all jobs have ended")
@@ -220,5 +223,9 @@ class Nemesis:
         world.logs = seen.logs(cluster, world.records)
         world.words = seen.words(cluster)
         world.exits = dict(self.kernel.exits)
+        try:
+            wait_until(lambda: not seen.own(cluster), "skyq has left", IDLE)
+        except AssertionError:
+            world.left += seen.own(cluster)
         if self.kernel.lost:
             world.left.append("the kernel told of more than was read: it is no witness")
