@@ -145,12 +145,26 @@ class Waiting(NamedTuple):
     num_nodes: int
     alternatives: Tuple[Request, ...]
     priority: int = 0
+    overtaken: Optional[float] = None
+    """Seconds since a later job first started where this one, the first blocked, might; None: none did."""
+    limit: Optional[float] = None
+    """Seconds after which it is ended; None: it isn't."""
 
 
 class Holding(NamedTuple):
     """An ACTIVE job, as the scheduler sees it."""
 
     id: int
+    grants: Tuple[Grant, ...]
+    ends_in: Optional[float] = None
+    """Seconds until its time limit has ended it for sure; None: it has none."""
+
+
+class Start(NamedTuple):
+    """A decision: this job starts now, on these grants (rank order), by this alternative."""
+
+    job: int
+    alternative: int
     grants: Tuple[Grant, ...]
 
 
@@ -162,14 +176,10 @@ class Snapshot(NamedTuple):
     holding: Tuple[Holding, ...] = ()
     waiting: Tuple[Waiting, ...] = ()
     """In any order; the plan orders by priority (higher first), then id."""
-
-
-class Start(NamedTuple):
-    """A decision: this job starts now, on these grants (rank order), by this alternative."""
-
-    job: int
-    alternative: int
-    grants: Tuple[Grant, ...]
+    reserve_after: Optional[float] = None
+    """Seconds that the first blocked job may be overtaken before a place is kept for it; None: none is."""
+    reserved: Optional[Start] = None
+    """The place that the last plan kept."""
 
 
 class Job(NamedTuple):
@@ -214,6 +224,8 @@ class Job(NamedTuple):
     """Attempts before this one that were lost, or ended with one of the codes that don't count."""
     awaits: Tuple[str, ...] = ()
     """Nodes on which a lost attempt may still run: none starts before these are back, or removed."""
+    overtaken: Optional[float] = None
+    """See Waiting; as it was written down last."""
 
     @property
     def number(self) -> int:

@@ -13,6 +13,7 @@ from skyq.core.lifecycle import EXITED, GONE, LIVE, PREPARED, Course, Phase, Ver
 from skyq.core.model import Holding, Job, Node, Waiting
 from skyq.core.protocol import UNKNOWN, Message
 from skyq.head import specs
+from skyq.head.overtaking import Watch
 from skyq.store.store import Store
 
 
@@ -37,6 +38,7 @@ class Board:
         """Nodes that are taken for lost with what they ran of a job: it may still live there."""
         self.nodes: Dict[str, Node] = {}
         """The cluster's, in its order."""
+        self.overtaken = Watch()
         self.dirty: Set[int] = set()
         """Active jobs that may have something to do."""
         self.pids: Dict[int, Dict[str, int]] = {}
@@ -55,6 +57,8 @@ class Board:
         """One job as it is now."""
         self.waiting.pop(job.id, None)
         self.holding.pop(job.id, None)
+        if job.state not in states.WAITING:
+            self.overtaken.forget(job.id)
         if job.state in states.FINAL:
             self._forget(job)
             return

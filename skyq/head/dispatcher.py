@@ -20,7 +20,7 @@ from skyq.core.model import Job
 from skyq.core.paths import ClusterDir
 from skyq.core.protocol import UNKNOWN, Message
 from skyq.core.versions import order
-from skyq.head import courier, specs, wake
+from skyq.head import courier, settings, specs, wake
 from skyq.head.board import Board
 from skyq.head.couriers import Argv, Couriers
 from skyq.head.fleet import Connect, Fleet
@@ -41,7 +41,6 @@ LINGER = 1.0  # seconds without work before it leaves: the next submit of a loop
 FLUSH = 0.05  # seconds that news worth no commit of their own wait for one
 LINGER_CONNECTED = 20.0  # the same where it would have to connect to workers again
 GIVE_UP = 45.0  # seconds that a node is unreachable before what surely hasn't started there waits again
-LOST_AFTER = 600.0  # seconds that a node is unreachable before the gangs on it fail
 OWED_PATIENCE = 60.0  # seconds that an unreachable node's logs keep a dispatcher without work from leaving
 CROWDED = 0.005  # seconds until a connection that took no more bytes is tried again
 REST = 60.0  # seconds that nothing may happen for
@@ -100,7 +99,7 @@ class Dispatcher:
         self.alone_until = 0
         self.superseded = False
         """Whether a newer skyq is here, whose turn it is."""
-        self.lost_after = float(self.store.get("lost_after") or LOST_AFTER)
+        self.lost_after = settings.LOST_AFTER
         self.tick_at = 0.0
         """When the next tick is due; monotonic."""
         self.idle_since = time.monotonic()
@@ -299,6 +298,7 @@ class Dispatcher:
         self.fleet.read(self.store)
         self.board.nodes = self.fleet.nodes
         self.alone_until = alone_until(self.store)
+        self.lost_after = float(self.store.get("lost_after") or settings.LOST_AFTER)
         self.pulls.give_up(self.fleet.nodes)
         for name in abandoned(self.store):
             self.board.lose(name, "node %s was removed while it was unreachable" % name, alone=True)

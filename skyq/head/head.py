@@ -18,7 +18,7 @@ from skyq.core.model import Grant, Holding, Job, Node, Snapshot, Task, Waiting
 from skyq.core.paths import ClusterDir, attempt_logs, host_word, step_log
 from skyq.core.rankenv import task_id
 from skyq.core.versions import order
-from skyq.head import specs, wake, workdirs
+from skyq.head import overtaking, specs, wake, workdirs
 from skyq.head.links import CONNECTING, ENDING, UNREACHABLE
 from skyq.store.place import make_private, private_folders
 from skyq.store.store import NewJob, Store
@@ -199,10 +199,11 @@ class Head:
             tuple(self.nodes()),
             tuple(Holding(j.id, j.grants) for j in everybody if j.state in states.ACTIVE),
             tuple(
-                Waiting(j.id, j.num_nodes, j.alternatives, j.priority)
+                Waiting(j.id, j.num_nodes, j.alternatives, j.priority, j.overtaken)
                 for j in everybody
                 if j.state in states.WAITING and not away.intersection(j.awaits)
             ),
+            *overtaking.rules(self.store),
         )
 
     def resources(self, job: Job) -> str:

@@ -7,11 +7,12 @@ committed. Only then the nodes are told, and to tell them twice does no harm.
 from __future__ import annotations
 
 import time
-from typing import Any, Dict, List, Set, Tuple
+from typing import Any, Dict, List, Optional, Set, Tuple
 
 from skyq.core import schedule, states
 from skyq.core.lifecycle import FAILURE, Verdict
-from skyq.core.model import Job, Node, Snapshot
+from skyq.core.model import Job, Node, Snapshot, Waiting
+from skyq.head import overtaking
 from skyq.head.board import Board
 from skyq.head.links import CONNECTING
 from skyq.head.pulls import Pulls
@@ -131,6 +132,7 @@ def _finish(store: Store, board: Board, job: Job, verdict: Verdict) -> None:
 def _plan(store: Store, board: Board, nodes: Tuple[Node, ...], away: Set[str], acts: Acts) -> None:
     """Start what fits now."""
     if not board.waiting:
+        overtaking.keep(store, None)
         return
     waiting = tuple(board.waiting.values())
     if away:
@@ -139,8 +141,16 @@ def _plan(store: Store, board: Board, nodes: Tuple[Node, ...], away: Set[str], a
     if any(node.unusable == CONNECTING for node in nodes):
         # A setup is for every node; those that can't be had are left out, but not those that soon can.
         waiting = tuple(job for job in waiting if not board.jobs[job.id].has_setup)
-    snapshot = Snapshot(nodes, tuple(board.holding.values()), waiting)
-    for start in schedule.plan(snapshot, time.monotonic()).starts:
+    now = time.monotonic()
+    waiting = board.overtaken.told(waiting, board.jobs, now)
+    snapshot = Snapshot(nodes, tuple(board.holding.values()), waiting, *overtaking.rules(store))
+    plan = schedule.plan(snapshot, now)
+    overtaking.keep(store, plan.kept.start if plan.kept else None)
+    if plan.first_blocked is not None:
+        _note_overtaken(
+            store, board, plan.first_blocked, board.overtaken.due(plan.first_blocked, plan.overtaken, now)
+        )
+    for start in plan.starts:
         job = board.jobs[start.job]
         to = states.SETTING_UP if job.has_setup else states.RUNNING
         more: Dict[str, Any] = {"started_at": time.time()}
@@ -148,10 +158,19 @@ def _plan(store: Store, board: Board, nodes: Tuple[Node, ...], away: Set[str], a
             more = {"setup_on": _setup_on(nodes, {grant.node for grant in start.grants})}
         if job.awaits:
             more["awaits"] = ()
+        if job.overtaken is not None:
+            more["overtaken"] = None
         _move(store, board, job, to, alternative=start.alternative, grants=start.grants, reason="", **more)
         board.may_return.add(job.id)
         acts.start += [(job.id, step) for step in board.verdict(board.jobs[job.id]).start]
     board.dirty.clear()
+
+
+def _note_overtaken(store: Store, board: Board, first: Waiting, seconds: Optional[float]) -> None:
+    if seconds is not None:
+        store.note(first.id, overtaken=seconds)
+        board.put(board.jobs[first.id]._replace(overtaken=seconds, rev=store.rev()), store)
+        board.rev = store.rev()
 
 
 def _setup_on(nodes: Tuple[Node, ...], granted: Set[str]) -> Tuple[str, ...]:

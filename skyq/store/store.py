@@ -25,7 +25,7 @@ BUSY_TIMEOUT = 60.0  # seconds; a transaction lasts milliseconds, so whoever wai
 _COLUMNS = (
     "id, uuid, name, user, state, submitted_at, started_at, ended_at, num_nodes, alternatives, priority, "
     "attempt, alternative, cancel_requested_at, reason, exit_codes, has_setup, cpus_shown, task_id, pids, "
-    "grants, setup_on, rev, recovery, failures, losses, awaits"
+    "grants, setup_on, rev, recovery, failures, losses, awaits, overtaken"
 )
 _UPGRADES = {
     1: (
@@ -40,6 +40,7 @@ _UPGRADES = {
         "ALTER TABLE jobs ADD COLUMN failures INTEGER NOT NULL DEFAULT 0",
         "ALTER TABLE jobs ADD COLUMN losses INTEGER NOT NULL DEFAULT 0",
         "ALTER TABLE jobs ADD COLUMN awaits TEXT NOT NULL DEFAULT '[]'",
+        "ALTER TABLE jobs ADD COLUMN overtaken REAL",
         "CREATE TABLE attempts (job_id INTEGER NOT NULL REFERENCES jobs (id), number INTEGER NOT NULL, "
         "record TEXT NOT NULL, PRIMARY KEY (job_id, number)) WITHOUT ROWID",
         "ALTER TABLE owed_logs RENAME TO owed_before",
