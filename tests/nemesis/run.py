@@ -220,7 +220,7 @@ class Nemesis:
         world.said = [said for person in people for said in person.said]
         world.notes = seen.notes(cluster)
         world.earlier = seen.earlier(database)
-        world.logs = seen.logs(cluster, world.records)
+        world.logs = seen.logs(cluster, world.records, world.earlier)
         world.words = seen.words(cluster)
         world.exits = dict(self.kernel.exits)
         try:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,16 +83,17 @@ def notes(cluster: Remote) -> Notes:
     return found
 
 
-def logs(cluster: Remote, records: Iterable[Record]) -> dict[Mark, bytes]:
+def logs(
+    cluster: Remote, records: Iterable[Record], earlier: Mapping[int, list[Record]]
+) -> dict[Mark, bytes]:
     """Of all ranks and attempts."""
     found: dict[Mark, bytes] = {}
     for record in records:
-        folder = cluster.head.path(record["log_path"])
-        for path in folder.glob("**/tasks/*-*.log"):
-            rank, attempt = path.name.partition("-")[0], re.search(r"/attempt-(\d+)/tasks/", str(path))
-            if rank.isdigit():
-                mark = Mark(record["job_name"], int(rank), int(attempt[1]) if attempt else 1)
-                found[mark] = path.read_bytes()
+        for attempt, told in enumerate([*earlier.get(record["job_id"], []), record], 1):
+            folder = record["log_path"] + ("/attempt-%d" % attempt if attempt > 1 else "")
+            for rank in range(len(told["nodes"])):
+                mark = Mark(record["job_name"], rank, attempt)
+                found[mark] = cluster.raw({"log_path": folder, "nodes": told["nodes"]}, rank)
     return found
 
 
@@ -142,7 +142,8 @@ def earlier(database: Database) -> dict[int, list[Record]]:
     found: dict[int, list[Record]] = defaultdict(list)
     for job, record in database.ask("SELECT job_id, record FROM attempts ORDER BY number"):
         told = json.loads(record)
-        found[job].append({**told, "nodes": [{"node": grant[0]} for grant in json.loads(told["grants"])]})
+        grants = sorted(json.loads(told["grants"]), key=lambda grant: int(grant[1]))
+        found[job].append({**told, "nodes": [{"node": grant[0]} for grant in grants]})
     return found
 
 
