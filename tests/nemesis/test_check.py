@@ -267,6 +267,15 @@ def test_a_rank_that_found_no_room_for_its_text_may_have_any_log() -> None:
     assert violations(world) == []
 
 
+@pytest.mark.parametrize("first", [1, 2])
+def test_a_log_may_be_followed_from_any_attempt_on(first: int) -> None:
+    world = well()
+    lines = "".join("(x, pid=5) %s\n" % line for line in world.jobs[1].shown(0))
+    world.shown = [Shown("while it was followed", BAD, ALL, lines * (3 - first), True)]
+
+    assert violations(world) == []
+
+
 def test_notes_are_read_as_jobs_write_them() -> None:
     notes = Notes()
     notes.read("node1", "start x0000001 1 2\nend x0000001 1 2 3\nunwritten x0000001 1 2\n")

@@ -10,6 +10,7 @@ The first node is the head. Whatever fails shows the queue, the dispatcher's log
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import re
@@ -264,7 +265,8 @@ class Remote:
         """All connections to a node's sshd break, and no new one is refused."""
         for process, words in commands(self.lab.host(node)):
             if words.startswith("sshd: ada"):
-                process.kill()
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
 
     def alive(self, node: str) -> list[str]:
         """The command lines of the processes of jobs there: all of ada's but sshd's and skyq's own."""
