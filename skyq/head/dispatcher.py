@@ -11,7 +11,7 @@ import select
 import socket
 import sys
 import time
-from typing import List, Optional
+from typing import List, Optional, Set
 
 from skyq import __version__
 from skyq.core.errors import SkyqError
@@ -99,6 +99,8 @@ class Dispatcher:
         self.alone_until = 0
         self.superseded = False
         """Whether a newer skyq is here, whose turn it is."""
+        self.unasked: Set[int] = set()
+        """Active jobs of which a node could not be asked for a step: the next tick tries again."""
         self.lost_after = settings.LOST_AFTER
         self.tick_at = 0.0
         """When the next tick is due; monotonic."""
@@ -307,6 +309,8 @@ class Dispatcher:
 
     def _tick(self) -> None:
         now = time.monotonic()
+        self.board.dirty |= self.unasked & self.board.phases.keys()
+        self.unasked.clear()
         try:
             acts = tick(self.store, self.board, self.fleet.usable(now), self.fleet.away(), self.pulls)
         except SkyqError as error:
@@ -401,10 +405,13 @@ class Dispatcher:
         except (SkyqError, OSError) as error:
             # What the disk does not allow now may work later. Secrets that can't be read never will.
             later = isinstance(error, OSError)
-            self.board.phases[job.id][step] = Phase(GONE, UNKNOWN, why=str(error), unstarted=later)
-            self.board.dirty.add(job.id)
             if later:
                 self.fleet.pause(self.board.node_of(job, step), str(error))
+            if later and job.id not in self.board.may_return:
+                self.unasked.add(job.id)  # it may run: only the node knows
+                return
+            self.board.phases[job.id][step] = Phase(GONE, UNKNOWN, why=str(error), unstarted=later)
+            self.board.dirty.add(job.id)
             return
         if not spec["hold"]:
             self.board.may_return.discard(job.id)

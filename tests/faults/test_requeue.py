@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.cluster import LocalQueue
+from tests.cluster import LocalQueue, kill
 from tests.faults.truth import Truth
 
 
@@ -26,6 +26,24 @@ def test_a_job_that_can_not_start_waits_says_why_and_starts_when_it_can(queue: L
     queue.run("exec", "local", "rmdir %s" % folder)
     assert queue.wait(job, "FAILED")["exit_codes"] == [3]
     assert truth.starts() == {job: 1}
+
+
+def test_what_runs_is_not_taken_for_unstarted_while_it_can_not_be_asked_for(queue: LocalQueue) -> None:
+    """The node agent was killed, and the head's disk doesn't allow what comes before the question."""
+    truth = Truth(queue)
+    job = queue.submit("--gpus", "H100:1", truth.script(queue.until_open() + "; exit 3"))
+    queue.until(lambda: truth.starts() == {job: 1}, "it runs")
+    folder = queue.log_folder(job) / "tasks"
+    aside = folder.rename(folder.with_name("aside"))
+    folder.touch()
+    kill(queue.node_agent())
+    queue.until(lambda: "unable to start jobs" in queue.ok("status", "local").out, "it can't be asked for")
+    folder.unlink()
+    aside.rename(folder)
+    queue.open_gate()
+
+    assert queue.wait(job, "FAILED")["exit_codes"] == [3]
+    assert (truth.starts(), truth.violations()) == ({job: 1}, [])
 
 
 def test_one_job_that_can_never_start_keeps_no_other_from_starting(queue: LocalQueue) -> None:
