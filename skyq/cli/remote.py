@@ -18,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from skyq.client.wanted import Wanted
 
-RESUMABLE = frozenset({"exec", "launch", "logs"})
+RESUMABLE = frozenset({"exec", "launch", "logs", "wait"})
 """These go on where they were when the connection was lost; of others it isn't known how far they came."""
 NOT_BY_WAITING = frozenset({"auth", "host-key-unknown", "host-key-changed"})
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0  # seconds between tries to connect again

@@ -25,7 +25,8 @@ BUSY_TIMEOUT = 60.0  # seconds; a transaction lasts milliseconds, so whoever wai
 _COLUMNS = (
     "id, uuid, name, user, state, submitted_at, started_at, ended_at, num_nodes, alternatives, priority, "
     "attempt, alternative, cancel_requested_at, reason, exit_codes, has_setup, cpus_shown, task_id, pids, "
-    "grants, setup_on, rev, recovery, failures, losses, awaits, overtaken"
+    "grants, setup_on, rev, recovery, failures, losses, awaits, overtaken, after, "
+    "held"
 )
 _UPGRADES = {
     1: (
@@ -41,6 +42,8 @@ _UPGRADES = {
         "ALTER TABLE jobs ADD COLUMN losses INTEGER NOT NULL DEFAULT 0",
         "ALTER TABLE jobs ADD COLUMN awaits TEXT NOT NULL DEFAULT '[]'",
         "ALTER TABLE jobs ADD COLUMN overtaken REAL",
+        "ALTER TABLE jobs ADD COLUMN after TEXT NOT NULL DEFAULT '[]'",
+        "ALTER TABLE jobs ADD COLUMN held TEXT NOT NULL DEFAULT ''",
         "CREATE TABLE attempts (job_id INTEGER NOT NULL REFERENCES jobs (id), number INTEGER NOT NULL, "
         "record TEXT NOT NULL, PRIMARY KEY (job_id, number)) WITHOUT ROWID",
         "ALTER TABLE owed_logs RENAME TO owed_before",
@@ -56,6 +59,8 @@ _OF_ATTEMPT = (
     *("grants", "setup_on", "failures", "losses", "awaits"),
 )
 """What of a job was different in an attempt that is over."""
+PAUSED = "paused"
+"""The setting that lets nothing start: by whom, since when."""
 _WHOLE = ("nodes", "meta", "owed_logs")
 """Small tables: the journal has all of one where anything of it changed."""
 _PASSING = frozenset({"trouble", "since", "node_seen"})
@@ -78,6 +83,7 @@ class NewJob(NamedTuple):
     spec: str
     """JSON; opaque here."""
     recovery: Recovery = Recovery()
+    after: Tuple[Tuple[int, str], ...] = ()
 
 
 class OwedLog(NamedTuple):
@@ -233,6 +239,12 @@ class Store:
             return self._jobs(where + " ORDER BY id DESC")
         return self._jobs(where + " AND user = ? ORDER BY id DESC", user)
 
+    def states_of(self, ids: Iterable[int]) -> Dict[int, str]:
+        """Of those that there are."""
+        wanted = ", ".join(map(str, map(int, ids)))
+        with _told(self.path):
+            return dict(self._db.execute("SELECT id, state FROM jobs WHERE id IN (%s)" % wanted))
+
     def latest(self, user: Optional[str] = None, state: Optional[str] = None) -> Optional[Job]:
         """The job with the highest id, of that user and in that state if given."""
         return next(
@@ -296,6 +308,7 @@ class Store:
             "has_setup": int(new.has_setup),
             "cpus_shown": new.cpus_shown,
             "recovery": _dump(new.recovery),
+            "after": _dump(new.after),
             "rev": self.rev() + 1,
             "spec": new.spec,
         }
@@ -587,5 +600,6 @@ _READ: Dict[str, Any] = {
     "pids": json.loads,
     "grants": _grants,
     "recovery": _recovery,
+    "after": lambda text: tuple((job_id, kind) for job_id, kind in json.loads(text)),
 }
 _READ_AT = {at: _READ[name] for at, name in enumerate(_COLUMNS.split(", ")) if name in _READ}
