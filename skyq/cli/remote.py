@@ -192,7 +192,8 @@ class _Command:
         elif what == "exit":
             self.release()
             self.out.flush()
-            return int(message["code"])
+            code: int = message["code"]
+            return code
         elif self.take is not None:
             self.fruitless = 0
             reply = self.take(message)
