@@ -16,6 +16,7 @@ from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tu
 from skyq.core import states
 from skyq.core.errors import StoreError
 from skyq.core.model import Device, Grant, Job, Node, Reach, Request
+from skyq.store.place import refuse_planted
 
 SCHEMA_VERSION = 3
 BUSY_TIMEOUT = 60.0  # seconds; a transaction lasts milliseconds, so whoever waits longer has a bug to report
@@ -80,6 +81,7 @@ class Store:
             if not os.path.exists(path):
                 os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
                 os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            refuse_planted(os.path.dirname(path))
             db = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None)
             version = db.execute("PRAGMA user_version").fetchone()[0]
             if version == 0:
