@@ -152,7 +152,15 @@ BROKEN = st.lists(
 ).map("".join)
 
 
-@given(BROKEN | st.text(max_size=300))
+ENTRIES = st.lists(
+    st.tuples(NAMES, st.sampled_from(["", "'", '"']), BROKEN | ODD_TEXTS).map(
+        lambda entry: "%s=%s%s%s\n" % (entry[0], entry[1], entry[2], entry[1])
+    ),
+    max_size=3,
+).map("".join)
+
+
+@given(ENTRIES | BROKEN | st.text(max_size=300))
 def test_a_dotenv_is_texts_or_a_usage_error(text: str) -> None:
     try:
         entries = parse_dotenv(text, ".env", {"A": "1" * 1000})

@@ -25,10 +25,11 @@ ODD_TEXTS = st.sampled_from(
             "H100:0.5",
             "4+",
         ),
-        *("-rf", "--help", "../x", "/etc/passwd", "~/x", "$(touch canary)", "`x`", "a'b\"c", "a\nb", "a\tb"),
+        *("-rf", "--help", "../x", "/nowhere/x", "~/x", "$(touch canary)", "`x`", "a'b\"c", "a\nb", "a\tb"),
         *(
             "\x1b]0;x\a",
             "\u202e",
+            "a\0b",
             "\x85",
             "\u2028",
             "ext::sh -c x",
