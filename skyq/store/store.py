@@ -18,6 +18,7 @@ from skyq.core.errors import StoreError
 from skyq.core.model import Device, Grant, Job, Node, Reach, Recovery, Request
 from skyq.core.paths import ClusterDir
 from skyq.store.journal import Entry, Journal
+from skyq.store.place import refuse_planted
 
 SCHEMA_VERSION = 4
 BUSY_TIMEOUT = 60.0  # seconds; a transaction lasts milliseconds, so whoever waits longer has a bug to report
@@ -123,6 +124,7 @@ class Store:
                     raise _lost(path, "is gone")
                 os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
                 os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            refuse_planted(os.path.dirname(path))
             db = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None)
             version = db.execute("PRAGMA user_version").fetchone()[0]
             if version == 0 and kept.exists():
