@@ -25,5 +25,6 @@ VERBS = {
     "recover": ("recover", "Make a damaged or deleted queue anew"),
     "down": ("down", "End a cluster: its jobs, its queue, what it has installed"),
     "why": ("why", "Tell why a job waits, or how it ended"),
+    "simulate": ("simulate", "Play a list of jobs through the scheduler"),
     "completion": ("completion", "Print what completes skyq's words in a shell"),
 }
