@@ -54,7 +54,7 @@ class _Play:
         self.nodes = tuple(nodes)
         self.arrivals = arrivals
         self.reserve_after = reserve_after
-        self.now = 0.0
+        self.moment = 0.0
         self.come = 0
         """How many have arrived."""
         self.waiting: dict[int, Waiting] = {}
@@ -74,10 +74,10 @@ class _Play:
         """To the next event, and what is decided then."""
         times = [self.ends[0][0]] if self.ends else []
         times += [self.arrivals[self.come].submitted] if self.come < len(self.arrivals) else []
-        self.now = min(times)
-        while self.ends and self.ends[0][0] <= self.now:
+        self.moment = min(times)
+        while self.ends and self.ends[0][0] <= self.moment:
             del self.running[heappop(self.ends)[1]]
-        while self.come < len(self.arrivals) and self.arrivals[self.come].submitted <= self.now:
+        while self.come < len(self.arrivals) and self.arrivals[self.come].submitted <= self.moment:
             job = self.arrivals[self.come]
             self.waiting[self.come] = Waiting(self.come, job.num_nodes, (job.request,), job.priority)
             self.come += 1
@@ -86,17 +86,17 @@ class _Play:
 
     def decide(self) -> None:
         waiting = tuple(
-            job._replace(overtaken=self.now - self.overtaken[number]) if number in self.overtaken else job
+            job._replace(overtaken=self.moment - self.overtaken[number]) if number in self.overtaken else job
             for number, job in self.waiting.items()
         )
         running = tuple(self.running.values())
-        made = plan(Snapshot(self.nodes, running, waiting, self.reserve_after, self.reserved), self.now)
+        made = plan(Snapshot(self.nodes, running, waiting, self.reserve_after, self.reserved), self.moment)
         if made.overtaken and made.first_blocked is not None:
-            self.overtaken[made.first_blocked.id] = self.now
+            self.overtaken[made.first_blocked.id] = self.moment
         self.reserved = made.kept.start if made.kept else None
         for start in made.starts:
             del self.waiting[start.job]
-            played = self.played[start.job] = Played(self.arrivals[start.job], self.now, start.grants)
+            played = self.played[start.job] = Played(self.arrivals[start.job], self.moment, start.grants)
             self.running[start.job] = Holding(start.job, start.grants)
             heappush(self.ends, (played.ended, start.job))
 
