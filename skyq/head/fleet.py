@@ -15,6 +15,9 @@ from skyq.transport.base import Channel
 
 NODE_PAUSE = 5.0  # seconds that a node gets nothing new after it could not start something
 
+UNGROUPED = "ungrouped"
+"""The setting that has, by worker, why it has no cgroup for a job; "": it has one."""
+
 Connect = Callable[[Node], Channel]
 
 
@@ -30,8 +33,8 @@ class Fleet:
         self._connect = connect
         self._paused: Dict[str, Tuple[float, str]] = {}
         """Node → until when nothing new starts there (monotonic), and why."""
-        self._told = ""
-        """The trouble that the store has, as JSON; "": that of a former dispatcher."""
+        self._told = ("", "")
+        """What the store has of tell(), as JSON; "": of a former dispatcher."""
         self._noted: Dict[str, str] = {}
         """Node → its trouble, as news() told it last."""
 
@@ -92,12 +95,15 @@ class Fleet:
         return ["%s is %s" % (name, found[name]) for name in new]
 
     def tell(self, store: Store) -> None:
-        """Let the store know what is wrong with nodes now, for who asks why a job waits."""
-        found = self._all_trouble()
+        """Let the store know what is wrong with nodes now, for who asks why a job waits, and how they contain
+        jobs.
+        """
+        found = self._all_trouble(), self._ungrouped()
         if found == self._told:
             return
         with store.transaction():
-            store.set("trouble", found)
+            store.set("trouble", found[0])
+            store.set(UNGROUPED, found[1])
             since = {name: link.since for name, link in self.links.items() if link.since}
             store.set("since", json.dumps(since))
         self._told = found
@@ -106,6 +112,11 @@ class Fleet:
         found = {node.name: why for node in self.nodes.values() if (why := self._trouble(node))}
         # The head itself is connected to in no time: not worth a commit.
         return json.dumps({name: why for name, why in found.items() if why != CONNECTING or self.has_workers})
+
+    def _ungrouped(self) -> str:
+        """The head tells for itself: not worth a commit."""
+        found = {name: link.ungrouped for name, link in self.links.items() if link.node.reach}
+        return json.dumps({name: why for name, why in found.items() if why is not None})
 
     def _trouble(self, node: Node) -> str:
         if node.name not in self._paused:

@@ -19,6 +19,7 @@ from skyq.core.paths import ClusterDir, host_word, step_log
 from skyq.core.rankenv import task_id
 from skyq.core.versions import order
 from skyq.head import specs, wake, workdirs
+from skyq.head.fleet import UNGROUPED
 from skyq.head.links import CONNECTING, UNREACHABLE
 from skyq.store.place import make_private, private_folders
 from skyq.store.store import NewJob, Store
@@ -160,6 +161,11 @@ class Head:
     def trouble(self) -> Dict[str, str]:
         """Node → why the dispatcher can't use it now."""
         found: Dict[str, str] = json.loads(self.store.get("trouble") or "{}")
+        return found
+
+    def ungrouped(self) -> Dict[str, str]:
+        """Worker → why it has no cgroup for a job, "" where it has one; without those that haven't said."""
+        found: Dict[str, str] = json.loads(self.store.get(UNGROUPED) or "{}")
         return found
 
     def holding(self) -> List[Holding]:

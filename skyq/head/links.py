@@ -38,6 +38,8 @@ class Link:
         """The same, monotonic, as far back as this process knows."""
         self.losses = 0
         """Connections lost since somebody set this back to 0."""
+        self.ungrouped: Optional[str] = None
+        """Why the node has no cgroup for a job; "": it has one; None: it hasn't said."""
         self.unwanted: Callable[[List[Key]], List[Key]] = lambda _: []
         """Of what the node still has something of: what shall end before the node gets work."""
         self._trouble = CONNECTING
@@ -164,6 +166,7 @@ class Link:
     def _about_connection(self, message: Message) -> bool:
         what = message.get("is")
         if what == "hello":
+            self.ungrouped = str(message.get("ungrouped", "its skyq is older"))[:200]
             self._end_strays(message.get("alive"))
             self.say({"do": "claim", **self._claim})
         elif what == "claimed":

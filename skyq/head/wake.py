@@ -80,6 +80,10 @@ def _see_it_off(where: ClusterDir, out: int) -> None:
 
 
 def _become(where: ClusterDir, argv: list[str], into: int) -> None:
+    from skyq.transport import cgroup, mark
+
+    cgroup.leave()  # of the job that this is in, if it is in one
+    mark.shed()
     environment, inside = _environment(), argv
     if os.environ.get("XDG_SESSION_ID"):
         from skyq.transport import logout

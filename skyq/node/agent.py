@@ -23,9 +23,11 @@ from skyq.node.baseenv import base_env, bash
 from skyq.node.copies import Copies
 from skyq.node.records import End, Key, Record, Started, fence, left_over, look, refusal
 from skyq.node.tails import LOOK, Tail, Tails
+from skyq.transport import cgroup
 
 LATE = 15.0  # seconds without a word from the head, after which a start request is too old to obey
 POLL = 0.05  # seconds between looks at what can't be waited for
+LOOKS = 3  # times that nothing of a step is found before nothing is left: who forks on may slip through one
 BURIALS = 3  # times that the containers of a step are looked for whose shim was killed
 ABANDONED = 60.0  # seconds without a word from the head, after which its connection is dead: it has another
 
@@ -46,6 +48,8 @@ class _Step:
         self.why = ""
         """Why its shim started nothing, if it said so."""
         self.burials = 0
+        self.looks = 0
+        """How often in a row nothing of it was found after its shim was killed."""
         self.word = -1
         """A pipe on which its shim says that it is ready, or why nothing starts."""
         self.fds: List[int] = []
@@ -63,6 +67,10 @@ class Agent:
         self.runs = runs
         self.shared = shared
         self.boot = proc.boot()
+        self.groups = cgroup.base()
+        """Where each step gets a cgroup; "": nowhere."""
+        self.no_groups = cgroup.why_not(self.groups)
+        """Why not, if so."""
         self.base = base_env()
         self.bash = bash() or "/bin/bash"
         self.steps: Dict[Key, _Step] = {}
@@ -97,6 +105,7 @@ class Agent:
         except OSError:
             pass  # a full disk, most likely: jobs then find docker itself
         proc.become_subreaper()
+        cgroup.sweep(self.groups)
         children = _child_ends()
         os.set_blocking(1, False)
         self.outbox += protocol.greeting()
@@ -105,6 +114,7 @@ class Agent:
                 "is": "hello",
                 "boot": self.boot,
                 "alive": [list(key) for key in left_over(self.runs)],
+                "ungrouped": self.no_groups,
                 "ssh": os.environ.get("SSH_CONNECTION", ""),
             }
         )
@@ -293,7 +303,9 @@ class Agent:
         wrappers = Wrappers.beside(self.runs).root
         if spec.get("copy"):
             spec = {**spec, "cwd": os.path.realpath(self.copies.path(spec["copy"]))}
-        return {**spec, "env": env, "base": self.base, "shell": self.bash, "wrappers": wrappers}
+        groups = "" if self.no_groups else self.groups
+        own = {"env": env, "base": self.base, "shell": self.bash, "wrappers": wrappers, "groups": groups}
+        return {**spec, **own}
 
     def look_at(self, step: _Step) -> None:
         """Report what the run directory says now; wait for what it doesn't say yet."""
@@ -394,7 +406,8 @@ class Agent:
         if started is not None and started.boot == self.boot:
             # Orphans have a new parent only once the shim is dead; its lock is free a moment earlier.
             dying = proc.lives(*started.shim)
-            if dying or proc.signal_all(self.leftovers(step, started), signal.SIGKILL):
+            step.looks = 0 if dying or self.kill_leftovers(step, started) else step.looks + 1
+            if step.looks < (1 if started.group else LOOKS):
                 self.waiting[step.key] = step
                 return
         elif end.code == protocol.UNKNOWN:
@@ -419,16 +432,22 @@ class Agent:
                 os._exit(0)
         return True
 
-    def leftovers(self, step: _Step, started: Started) -> List[proc.Stat]:
-        """What a dead shim left: orphans come to this agent, or are known by what they carry."""
+    def kill_leftovers(self, step: _Step, started: Started) -> bool:
+        """Kill what a dead shim left: a group of the kernel's, orphans that come to this agent, and what is
+        known by what it carries. Whether there was anything.
+        """
+        grouped = cgroup.kill(started.group)
         shims = {other.child for other in self.steps.values() if other.child}
-        children = [s.pid for s in proc.all_stats() if s.parent == os.getpid()]
-        orphans = [pid for pid in children if pid not in shims and not proc.is_skyq(pid)]
-        cookie = b"SKYQ_STEP_ID=" + os.path.basename(step.run.root).encode()
-        found = proc.strays(cookie, started.log, *started.main)
-        below = proc.descendants([*orphans, *(s.pid for s in found)])
-        adopted = [s for s in map(proc.stat, orphans) if s is not None]  # zombies too: see shim._children
-        return [*found, *adopted, *below]
+        everybody = proc.all_stats()
+        children = [s.pid for s in everybody if s.parent == os.getpid()]
+        found = [pid for pid in children if pid not in shims and not proc.is_skyq(pid)]
+        adopted = [s for s in map(proc.stat, found) if s is not None]  # zombies too: see shim._children
+        killed = proc.signal_all(adopted, signal.SIGKILL)
+        for entry in proc.strays(os.path.basename(step.run.root), started.log, *started.main):
+            killed += proc.signal_all([entry], signal.SIGKILL)
+            found.append(entry.pid)
+        killed += proc.signal_all(proc.descendants(found, among=everybody), signal.SIGKILL)
+        return bool(killed) or grouped
 
     def gone(self, step: _Step, end: End, unstarted: bool = False) -> None:
         """No process of the step lives: the last word about it."""
@@ -439,6 +458,8 @@ class Agent:
         # A quick script may be over before anybody saw it run: its pid stands in front of its log too.
         started = step.started or Started.read(step.run)
         pid = {"pid": started.main[0]} if started else {}
+        if not self.no_groups or (started and started.group):
+            cgroup.remove((started and started.group) or os.path.join(self.groups, shim.group_name(step.run)))
         if step.tail:
             self.send_log(step, step.tail)
         self.tails.over(step.key)

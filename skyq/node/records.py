@@ -89,6 +89,8 @@ class Started(NamedTuple):
     main: Tuple[int, int]
     log: str
     linger: bool
+    group: str = ""
+    """The folder of its cgroup; "": it has none."""
 
     @classmethod
     def read(cls, run: RunDir) -> Optional[Started]:
@@ -111,6 +113,7 @@ class Started(NamedTuple):
                 (int(main[0]), int(main[1])),
                 str(found["log"]),
                 bool(found["linger"]),
+                str(found.get("group", "")),
             )
         except (KeyError, TypeError, ValueError, IndexError):
             return None
@@ -146,7 +149,7 @@ def refusal(run: RunDir) -> str:
 def _read(path: str) -> Dict[str, Any]:
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
-            found = json.loads(file.read(4096))
+            found = json.loads(file.read(16384))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

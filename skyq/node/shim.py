@@ -22,6 +22,7 @@ from typing import Any, Dict, List, NoReturn, Optional, Tuple
 
 from skyq.core.paths import RunDir
 from skyq.node import containers, proc
+from skyq.transport import cgroup, mark
 
 LEFTOVER_GRACE = 2.0  # seconds between TERM and KILL for what the script left behind
 RECORD_SIZE = 512  # bytes: one disk sector, more than any record has
@@ -142,6 +143,8 @@ class _Shim:
         self.spec = spec
         self.boot = boot
         self.main_pid = 0
+        self.group = ""
+        """The cgroup of all that the script starts, itself included; "": it has none."""
         self.code: Optional[int] = None
         self.stopped = False
         self.over = not spec["linger"]
@@ -163,6 +166,7 @@ class _Shim:
         while True:
             self._reap()
             if self.code is not None and self._alone() and self._contained():
+                cgroup.remove(self.group)
                 os.unlink(self.run.script)  # tells that nothing of the step lives
                 return 0
             self._pursue()
@@ -178,7 +182,7 @@ class _Shim:
             os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY,
             0o600,
         )
-        self.main_pid = os.fork()
+        self.main_pid = self._fork()
         if self.main_pid == 0:
             os.close(gate_in)
             _become_script(self.run, self.spec, gate_out, log)
@@ -191,11 +195,13 @@ class _Shim:
             "main": [self.main_pid, script.start if script else 0],
             "log": self.spec["log"] or self.run.out,
             "linger": self.spec["linger"],
+            "group": self.group,
         }
         reserve(self.run.exit)
         if self.spec.get("hold") and not self._may_go(record, agent):
             os.close(gate_in)  # its reader leaves
             os.waitpid(self.main_pid, 0)
+            cgroup.remove(self.group)
             fence(self.run)
             return False
         write_durably(self.run.started, record)
@@ -204,6 +210,17 @@ class _Shim:
         os.close(gate_in)
         self.oom_kills = _oom_kills()  # only now: every millisecond before the gate is one of an idle device
         return True
+
+    def _fork(self) -> int:
+        """The script's process: in a group of its own, where this machine lets us make one."""
+        if self.spec.get("groups"):
+            try:
+                self.group = cgroup.make(self.spec["groups"], group_name(self.run))
+                return cgroup.fork(self.group)
+            except OSError:
+                cgroup.remove(self.group)
+                self.group = ""
+        return os.fork()
 
     def _may_go(self, record: Dict[str, Any], agent: int) -> bool:
         """Say that all is ready, and wait for the word. Nothing of this must outlive a reboot."""
@@ -264,7 +281,8 @@ class _Shim:
 
     def _alone(self) -> bool:
         """Whether nothing of the step lives: orphans below a subreaper become its children."""
-        return _no_children() or all(map(self._lodges, _children()))
+        alone = _no_children() or all(map(self._lodges, _children()))
+        return alone and not cgroup.lives(self.group)
 
     def _contained(self) -> bool:
         """Whether no container of the step lives either; what is left of them ends here, after all else."""
@@ -296,6 +314,7 @@ class _Shim:
             self.containers.tell(signal.SIGKILL)
             self.deadline = time.monotonic() + CLEANUP
         else:
+            cgroup.kill(self.group)
             self._tell_all(signal.SIGKILL)
 
     def _listen(self) -> None:
@@ -321,6 +340,11 @@ class _Shim:
         if self.deadline is None:
             self.deadline = time.monotonic() + grace
         self._tell_all(signal.SIGTERM)
+
+
+def group_name(run: RunDir) -> str:
+    """Of the cgroup of a step."""
+    return cgroup.PREFIX + os.path.basename(run.root)
 
 
 def _no_children() -> bool:
@@ -383,6 +407,7 @@ def _become_script(run: RunDir, spec: Spec, gate: int, log: int) -> NoReturn:
         os.dup2(log, 2)
         os.umask(0o022)
         _offer_to_oom_killer()
+        mark.bear(os.path.basename(run.root))
         for number in changed_signals():
             signal.signal(number, signal.SIG_DFL)
         if os.read(gate, 1) != b"!":
