@@ -47,6 +47,8 @@ QUOTED = (
     "No host of your pools belongs to it (see `skyq status`).",
     "Only the head can be asked",
     "no device has that much free",
+    ", in quarantine: ",
+    "It ends with them, or a reboot. To give such a device out all the same: ",
     "at most ",
     " that free",
     "the cluster has ",

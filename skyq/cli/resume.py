@@ -1,4 +1,4 @@
-"""`skyq resume`: jobs may start on a drained node again."""
+"""`skyq resume`: jobs may start on a drained node again, or on devices in quarantine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,12 @@ _EXAMPLES = """\
 
 def parser() -> Parser:
     """Its flags."""
-    found = Parser("resume", "CLUSTER NODES...", "Let jobs start on drained nodes again.", _EXAMPLES)
+    found = Parser(
+        "resume",
+        "CLUSTER NODES...",
+        "Let jobs start on drained nodes again, and on devices in quarantine.",
+        _EXAMPLES,
+    )
     add_words(found)
     return found
 
@@ -36,3 +41,6 @@ def _resume(head: Head, chosen: list[Node], found: Namespace) -> None:
     nodes.resume(head, [node.name for node in chosen])
     for node in chosen:
         print("%s takes jobs%s." % (node.name, " again" if node.unusable else ""))
+        for kept in node.quarantined:
+            words = (kept.device, kept.who, kept.job)
+            print("Device %d is given out again, though %s of job %d may still use it." % words)

@@ -7,7 +7,7 @@ import sys
 
 from skyq.cli import cluster, many
 from skyq.cli.parser import Parser
-from skyq.cli.render import Style, nodes_json, nodes_table
+from skyq.cli.render import Style, nodes_json, nodes_table, quarantine_text
 from skyq.core import states
 
 TYPE_CHECKING = False
@@ -60,4 +60,7 @@ def _show(name: str) -> int:
     waiting = sum(job.state in states.WAITING for job in head.jobs(None, unfinished=True))
     print(style.bold("Cluster " + name) + ": %d running, %d waiting" % (len(holding), waiting))
     print(nodes_table(head.nodes(), holding, style))
+    quarantine = quarantine_text(head.nodes(), name)
+    if quarantine:
+        print(style.red(quarantine))
     return 0

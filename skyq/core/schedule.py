@@ -119,6 +119,18 @@ class _Room:
                 self.idle[accelerator] -= devices[index] == UNIT
                 devices[index] -= amount
 
+    def lock_up(self) -> None:
+        """Nothing is free of a device in quarantine, whoever still holds a share of it."""
+        for index in {each.device for each in self.node.quarantined} & self.type_of.keys():
+            accelerator = self.type_of[index]
+            self.idle[accelerator] -= self.devices[accelerator][index] == UNIT
+            self.devices[accelerator][index] = 0
+
+    def locked_up(self, accelerator: str) -> int:
+        """How many devices of a type are in quarantine."""
+        indices = {each.device for each in self.node.quarantined}
+        return sum(self.type_of.get(index) == accelerator for index in indices)
+
     def grant(self, request: Request, rank: int) -> Grant:
         """Take what a request that fits asks for."""
         grant = Grant(self.node.name, rank, self._pick(request), request.cpus, request.memory)
@@ -175,6 +187,8 @@ class _Free:
             for grant in job.grants:
                 if grant.node in by_name:
                     by_name[grant.node].take(grant)
+        for room in self.rooms:
+            room.lock_up()
 
     @cached_property
     def types(self) -> list[str]:
@@ -391,10 +405,19 @@ class _Reasons:
             missed = [room for room in self._down if _fit(request, _Room(room.node))]
             return "%s; %s" % (_need(count, _brief(asked)), _unusable(missed))
         text = self._gang_lacks(count, asked, request) if count > 1 else self._rank_lacks(asked, request)
+        text += self._locked_up(count, request)
         missed = _fitting(request, self._down)
         if missed and len(missed) + len(_fitting(request, self._up)) >= count:
             text += ", " + _unusable(missed)
         return text
+
+    def _locked_up(self, count: int, request: Request) -> str:
+        """What of the devices is in quarantine, if it is devices that lack."""
+        if len(_fitting(_devices_only(request), self._up)) >= count:
+            return ""
+        kept = [(room.node.name, room.locked_up(request.accelerator or "")) for room in self._up]
+        texts = ["%d on %s" % (number, name) for name, number in kept if number]
+        return ", in quarantine: " + ", ".join(texts) if texts else ""
 
     def _gang_lacks(self, count: int, asked: Request, request: Request) -> str:
         have = len(_fitting(request, self._up))

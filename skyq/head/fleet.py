@@ -9,7 +9,7 @@ from typing import Callable, Dict, List, Tuple
 
 from skyq.core.model import Node
 from skyq.core.paths import ClusterDir
-from skyq.head.links import CONNECTING, Key, Link
+from skyq.head.links import CONNECTING, Link, Unwanted
 from skyq.store.store import Store
 from skyq.transport.base import Channel
 
@@ -28,7 +28,7 @@ class Fleet:
         self.links: Dict[str, Link] = {}
         self.nodes: Dict[str, Node] = {}
         """In cluster order."""
-        self.unwanted: Callable[[List[Key]], List[Key]] = lambda _: []
+        self.unwanted: Unwanted = lambda name, keys: []
         self._claim = {"cluster": cluster, "head": socket.gethostname(), "state_dir": where.root}
         self._connect = connect
         self._paused: Dict[str, Tuple[float, str]] = {}
@@ -62,6 +62,11 @@ class Fleet:
                 link.close(release=node is None)
                 del self.links[name]
                 self._paused.pop(name, None)
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether who asks for the nodes' state waits until it is known."""
+        return self.has_workers or any(node.quarantined for node in self.nodes.values())
 
     @property
     def has_workers(self) -> bool:
@@ -111,7 +116,7 @@ class Fleet:
     def _all_trouble(self) -> str:
         found = {node.name: why for node in self.nodes.values() if (why := self._trouble(node))}
         # The head itself is connected to in no time: not worth a commit.
-        return json.dumps({name: why for name, why in found.items() if why != CONNECTING or self.has_workers})
+        return json.dumps({name: why for name, why in found.items() if why != CONNECTING or self.is_watched})
 
     def _ungrouped(self) -> str:
         """The head tells for itself: not worth a commit."""

@@ -121,7 +121,7 @@ class Head:
 
     def see_nodes(self, patience: float) -> None:
         """Have a dispatcher look at the workers now, and wait until it knows which can be reached."""
-        if not any(node.reach for node in self.store.nodes()):
+        if not any(node.reach or node.quarantined for node in self.store.nodes()):
             self.look()
             return
         self.wake()

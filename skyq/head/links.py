@@ -23,6 +23,8 @@ SILENCE = 20.0  # seconds without a word from the agent, after which the connect
 
 Key = Tuple[str, int, str]
 """job uuid, attempt, step"""
+Unwanted = Callable[[str, List[Key]], List[Key]]
+"""(node, what it still has something of) → what of that shall end before it gets work"""
 
 
 class Link:
@@ -40,8 +42,7 @@ class Link:
         """Connections lost since somebody set this back to 0."""
         self.ungrouped: Optional[str] = None
         """Why the node has no cgroup for a job; "": it has one; None: it hasn't said."""
-        self.unwanted: Callable[[List[Key]], List[Key]] = lambda _: []
-        """Of what the node still has something of: what shall end before the node gets work."""
+        self.unwanted: Unwanted = lambda name, keys: []
         self._trouble = CONNECTING
         self._strays: Set[Key] = set()
         self._claim = claim
@@ -175,7 +176,7 @@ class Link:
         elif what == "refused":
             self._trouble = "not this queue's: " + str(message.get("why")).split("\n")[0]
         elif what == "gone" and self._strays:
-            self._strays.discard(_key(message))
+            self._strays.discard(key_of(message))
             return False
         else:
             return what == "pong"
@@ -184,10 +185,11 @@ class Link:
     def _end_strays(self, alive: object) -> None:
         """What the node has of jobs that ended without it, or that nobody knows, holds its devices."""
         keys = [(str(k[0]), int(k[1]), str(k[2])) for k in alive] if isinstance(alive, list) else []
-        self._strays = set(self.unwanted(keys))
+        self._strays = set(self.unwanted(self.node.name, keys))
         for job, attempt, step in sorted(self._strays):
             self.say({"do": "stop", "job": job, "attempt": attempt, "step": step})
 
 
-def _key(message: Message) -> Key:
+def key_of(message: Message) -> Key:
+    """Of the step that a node tells about."""
     return str(message.get("job")), int(message.get("attempt", 0)), str(message.get("step"))

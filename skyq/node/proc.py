@@ -52,6 +52,15 @@ def stat(pid: int) -> Optional[Stat]:
     return Stat(pid, fields[0].decode(), *numbers)
 
 
+def name(pid: int) -> str:
+    """What its program is called, as it says itself; printable. "?" if it is gone."""
+    try:
+        with open("/proc/%d/comm" % pid, encoding="utf-8", errors="replace") as file:
+            return "".join(char if char.isprintable() else "?" for char in file.read().strip("\n"))
+    except OSError:
+        return "?"
+
+
 def boot() -> str:
     """This boot of this machine or container."""
     with open("/proc/sys/kernel/random/boot_id") as file:

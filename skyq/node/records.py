@@ -9,7 +9,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from skyq.core.paths import RunDir
 from skyq.core.protocol import UNKNOWN
-from skyq.node import shim
+from skyq.node import proc, shim
 from skyq.node.shim import try_lock
 
 
@@ -134,6 +134,16 @@ class End(NamedTuple):
         if not isinstance(code, int) or not UNKNOWN <= code <= 255:
             return cls(UNKNOWN, False, "exit status unknown: its record is damaged")
         return cls(code, bool(found.get("stopped")), str(found.get("why", "")))
+
+
+def stuck(run: RunDir) -> List[Tuple[int, str]]:
+    """(pid, name) of the processes of the step that no KILL ends, and that still live."""
+    try:
+        with open(run.stuck, encoding="utf-8", errors="replace") as file:
+            found = json.load(file)
+        return [(int(pid), str(name)) for pid, start, name in found if proc.lives(int(pid), int(start))]
+    except (OSError, ValueError, TypeError):
+        return []
 
 
 def refusal(run: RunDir) -> str:

@@ -28,9 +28,12 @@ LEFTOVER_GRACE = 2.0  # seconds between TERM and KILL for what the script left b
 RECORD_SIZE = 512  # bytes: one disk sector, more than any record has
 CLEANUP = 2.0  # seconds that an engine's processes get between the KILL of their containers and their own
 KILL_AGAIN = 0.05  # seconds between two rounds of KILL: a fork may win one round
+STUCK = 30.0  # seconds of that after which who still lives can't be killed: it waits in the kernel
+STUCK_AGAIN = 1.0  # seconds between two rounds from then on
 FULL = 1024 * 1024  # bytes free, below which a disk is full for most purposes
 FULL_DISK = 1.0  # seconds between two tries to write the exit record
 READY = b"!"
+NAMED = 10  # processes
 NOTE_SIZE = 500  # bytes
 OOM_SCORE = 200  # of 1000: under memory pressure the kernel takes the job before its shim
 
@@ -151,6 +154,8 @@ class _Shim:
         self.oom_kills = 0
         """Of this machine, before the script's end."""
         self.deadline: Optional[float] = None
+        self.killing_since: Optional[float] = None
+        self.stuck = False
         self.containers = containers.Containers(run, spec["log"] or run.out)
 
     def live(self, shims: int, agent: int) -> int:
@@ -314,15 +319,26 @@ class _Shim:
             self.containers.tell(signal.SIGKILL)
             self.deadline = time.monotonic() + CLEANUP
         else:
+            self.killing_since = self.killing_since or time.monotonic()
             cgroup.kill(self.group)
             self._tell_all(signal.SIGKILL)
+            if not self.stuck and time.monotonic() > self.killing_since + self.spec.get("stuck", STUCK):
+                self._give_up()
+
+    def _give_up(self) -> None:
+        """Some don't die: say which, and go on trying."""
+        lodgers = set(filter(self._lodges, _children()))
+        found = proc.descendants([os.getpid()], but=lodgers)
+        known = {entry.pid for entry in found}
+        others = [proc.stat(pid) for pid in cgroup.pids(self.group) if pid not in known]
+        self.stuck = note_stuck(self.run, [*found, *(s for s in others if s is not None and s.lives)])
 
     def _listen(self) -> None:
         """Wait for a child's end, a word from the node agent, or the time to kill."""
         if self.deadline is None:
             word = signal.sigwaitinfo(WORDS).si_signo
         else:
-            left = max(KILL_AGAIN, self.deadline - time.monotonic())
+            left = max(STUCK_AGAIN if self.stuck else KILL_AGAIN, self.deadline - time.monotonic())
             if containers.used(self.run):
                 left = min(left, containers.AGAIN)  # no signal tells of their end
             found = signal.sigtimedwait(WORDS, left)
@@ -340,6 +356,15 @@ class _Shim:
         if self.deadline is None:
             self.deadline = time.monotonic() + grace
         self._tell_all(signal.SIGTERM)
+
+
+def note_stuck(run: RunDir, them: List[proc.Stat]) -> bool:
+    """Name the processes that can't be killed, for every node agent; whether there are any."""
+    if them:
+        with open(run.stuck + ".new", "w", encoding="utf-8") as file:
+            json.dump([[entry.pid, entry.start, proc.name(entry.pid)] for entry in them[:NAMED]], file)
+        os.rename(run.stuck + ".new", run.stuck)
+    return bool(them)
 
 
 def group_name(run: RunDir) -> str:

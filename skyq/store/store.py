@@ -15,9 +15,9 @@ from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tu
 
 from skyq.core import states
 from skyq.core.errors import StoreError
-from skyq.core.model import Device, Grant, Job, Node, Reach, Request
+from skyq.core.model import Device, Grant, Job, Node, Quarantine, Reach, Request
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 BUSY_TIMEOUT = 60.0  # seconds; a transaction lasts milliseconds, so whoever waits longer has a bug to report
 
 _COLUMNS = (
@@ -33,6 +33,14 @@ _UPGRADES = {
         "node TEXT NOT NULL, attempt INTEGER NOT NULL, PRIMARY KEY (job_id, step)) WITHOUT ROWID",
     ),
     2: ("ALTER TABLE nodes ADD COLUMN removed INTEGER NOT NULL DEFAULT 0",),
+    3: (
+        "CREATE TABLE quarantine (node TEXT NOT NULL, device INTEGER NOT NULL, job_id INTEGER NOT NULL "
+        "REFERENCES jobs (id), attempt INTEGER NOT NULL, step TEXT NOT NULL, since REAL NOT NULL, "
+        "who TEXT NOT NULL, PRIMARY KEY (node, device, job_id, attempt, step)) WITHOUT ROWID",
+        "CREATE TRIGGER never_quarantined BEFORE INSERT ON device_use WHEN EXISTS (SELECT 1 FROM quarantine "
+        "WHERE node = NEW.node AND device = NEW.device) "
+        "BEGIN SELECT RAISE(ABORT, 'a device is quarantined'); END",
+    ),
 }
 """What takes a database from a version to the next one. Additive only."""
 _UNFINISHED = "state IN ('PENDING', 'SETTING_UP', 'RUNNING')"
@@ -255,6 +263,32 @@ class Store:
         """It is here as a whole, or is nowhere. Within a transaction."""
         self._db.execute("DELETE FROM owed_logs WHERE job_id = ? AND step = ?", (job_id, step))
 
+    # Devices in quarantine. Writing is within a transaction.
+
+    def quarantined(self) -> Dict[str, Tuple[Quarantine, ...]]:
+        """By node, by device."""
+        with _told(self.path):
+            rows = self._db.execute(
+                "SELECT node, device, job_id, attempt, step, since, who FROM quarantine ORDER BY node, device"
+            ).fetchall()
+        found: Dict[str, Tuple[Quarantine, ...]] = {}
+        for node, *fields in rows:
+            found[node] = (*found.get(node, ()), Quarantine(*fields))
+        return found
+
+    def quarantine(self, node: str, device: Quarantine) -> None:
+        """Give it to nobody from now on."""
+        self._db.execute("INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?, ?, ?, ?, ?)", (node, *device))
+
+    def end_quarantine(self, node: str, device: Optional[Quarantine] = None) -> None:
+        """Of one device for one step's sake, or of all devices of a node."""
+        values = device[:4] if device else (None,) * 4
+        self._db.execute(
+            "DELETE FROM quarantine WHERE node = ?1 AND (?2 IS NULL OR "
+            "(device = ?2 AND job_id = ?3 AND attempt = ?4 AND step = ?5))",
+            (node, *values),
+        )
+
     # Nodes and settings.
 
     def nodes(self, former: bool = False) -> Tuple[Node, ...]:
@@ -265,10 +299,12 @@ class Store:
                 "WHERE removed <= ? ORDER BY idx",
                 (int(former),),
             ).fetchall()
+        quarantined = self.quarantined()
         return tuple(
             Node(
                 *(name, idx, tuple(Device(*d) for d in json.loads(devices)), cpus, memory, unusable, ip),
                 Reach(*json.loads(reach)) if reach else None,
+                quarantined.get(name, ()),
             )
             for name, idx, devices, cpus, memory, unusable, ip, reach in rows
         )
@@ -311,6 +347,7 @@ class Store:
         """It is no longer of the cluster, and the rest of its logs won't come. Within a transaction."""
         self._db.execute("UPDATE nodes SET removed = 1, unusable = '' WHERE name = ?", (name,))
         self._db.execute("DELETE FROM owed_logs WHERE node = ?", (name,))
+        self.end_quarantine(name)
 
     def get(self, key: str) -> str:
         """A setting; "" when it isn't set."""
