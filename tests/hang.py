@@ -13,10 +13,12 @@ import ctypes
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 SERVE = """\
 import ctypes, os, struct, sys
+os.mkdir(sys.argv[1])
 fuse = os.open("/dev/fuse", os.O_RDWR)
 options = b"fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other" % fuse
 libc = ctypes.CDLL(None, use_errno=True)
@@ -34,12 +36,14 @@ while True:
 class Hang:
     """Mounted while it lasts."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, prefix: Sequence[str] = ()) -> None:
+        """`prefix`: what makes a command run on another machine, in whose tree the folder then is."""
         self.folder = folder
+        self.prefix = prefix
 
     def __enter__(self) -> Hang:
-        self.folder.mkdir()
-        words = [sys.executable, "-I", "-S", "-c", SERVE, str(self.folder)]
+        python = "python3" if self.prefix else sys.executable
+        words = [*self.prefix, python, "-I", "-S", "-c", SERVE, str(self.folder)]
         self.server = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert self.server.stdout and self.server.stderr
         if self.server.stdout.readline() != "mounted\n":
@@ -54,7 +58,8 @@ class Hang:
 
     def __exit__(self, *_: object) -> None:
         self.let_go()
-        ctypes.CDLL(None).umount2(os.fsencode(self.folder), 2)
+        if not self.prefix:
+            ctypes.CDLL(None).umount2(os.fsencode(self.folder), 2)
 
 
 def why_not() -> str:

@@ -59,6 +59,7 @@ QUOTED = (
     "Accelerator count above 1 must be a whole number.",
     "exit code 137 (killed by SIGKILL: often out of memory)",
     "out of memory: the kernel killed a process to get some",
+    "meanwhile the kernel killed a process of this machine to get memory",
     "exit code 139 (likely due to Segmentation Fault)",
     " (command not found)",
     "setup failed",

@@ -35,7 +35,6 @@ FULL_DISK = 1.0  # seconds between two tries to write the exit record
 READY = b"!"
 NAMED = 10  # processes
 NOTE_SIZE = 500  # bytes
-OOM_SCORE = 200  # of 1000: under memory pressure the kernel takes the job before its shim
 
 REFUSED = 75  # exit status: nothing was started (sysexits' EX_TEMPFAIL); `refusal` tells why
 ALREADY = 76  # exit status: someone else has started this step, or fenced it
@@ -274,8 +273,10 @@ class _Shim:
 
     def _suspicion(self) -> str:
         """What the machine knows about a failure: the cause that the exit code doesn't tell; or nothing."""
-        if self.code == 128 + signal.SIGKILL and not self.stopped and _oom_kills() > self.oom_kills:
-            return "out of memory: the kernel killed a process to get some"
+        if not self.stopped and _oom_kills() > self.oom_kills:
+            if self.code == 128 + signal.SIGKILL:
+                return "out of memory: the kernel killed a process to get some"
+            return "meanwhile the kernel killed a process of this machine to get memory"
         for path in (
             self.spec["log"] or self.run.out,
             os.path.join(self.spec["cwd"] or self.spec["base"]["HOME"], ""),
@@ -431,7 +432,6 @@ def _become_script(run: RunDir, spec: Spec, gate: int, log: int) -> NoReturn:
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.umask(0o022)
-        _offer_to_oom_killer()
         mark.bear(os.path.basename(run.root))
         for number in changed_signals():
             signal.signal(number, signal.SIG_DFL)
@@ -457,14 +457,6 @@ def _directory(spec: Spec) -> str:
         os.unlink(default)  # the copy of a former cluster was removed
     os.makedirs(default, exist_ok=True)
     return default
-
-
-def _offer_to_oom_killer() -> None:
-    try:
-        with open("/proc/self/oom_score_adj", "w") as file:
-            file.write(str(OOM_SCORE))
-    except OSError:
-        pass  # a container may forbid it
 
 
 def _environment_as_fd_9(env: Dict[str, str]) -> None:
