@@ -88,6 +88,9 @@ def _become(where: ClusterDir, argv: list[str], into: int) -> None:
     if os.environ.get("XDG_SESSION_ID"):
         from skyq.transport import logout
 
+        if into >= 0 and not logout.kills():
+            os.close(into)  # nobody need wait until it is outside, if it goes there at all
+            into = -1
         argv = logout.escape(argv, environment)
     if into >= 0 and argv is not inside:
         os.write(into, OUTSIDE)

@@ -26,7 +26,7 @@ def escape(argv: List[str], env: Dict[str, str]) -> List[str]:
 
     `env` is what it will be started with; it gets what is needed for that.
     """
-    if not (_kills() or _may_delegate()) or _lacking():
+    if not (kills() or _may_delegate()) or _lacking():
         return argv
     env["XDG_RUNTIME_DIR"] = _runtime_dir()
     env.pop("XDG_SESSION_ID", None)
@@ -35,7 +35,7 @@ def escape(argv: List[str], env: Dict[str, str]) -> List[str]:
 
 def todo() -> str:
     """What to do where jobs would end together with this login, since it KILLS; "" where they wouldn't."""
-    return _lacking() if _kills() else ""
+    return _lacking() if kills() else ""
 
 
 def delegates() -> bool:
@@ -62,7 +62,7 @@ def _lingers() -> bool:
     return os.path.exists(os.path.join(LINGERING, _account()))
 
 
-def _kills() -> bool:
+def kills() -> bool:
     """Whether this process is of a login whose end is its own."""
     if not os.environ.get("XDG_SESSION_ID"):
         return False
