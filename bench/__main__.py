@@ -112,12 +112,12 @@ def scale(waiting: int = 10_000) -> None:
     store = Store.open(str(queue.state / "queue.db"))
     board, nodes, pulls = Board(), store.nodes(), Pulls()
     began = time.perf_counter()
-    tick.tick(store, board, nodes, pulls)
+    tick.tick(store, board, nodes, set(), pulls)
     first = time.perf_counter() - began
     taken = []
     for _ in range(20):
         began = time.perf_counter()
-        acts = tick.tick(store, board, nodes, pulls)
+        acts = tick.tick(store, board, nodes, set(), pulls)
         taken.append(time.perf_counter() - began)
         assert all(job == 1 for job, _ in acts.start), "a device was given twice"
     store.close()

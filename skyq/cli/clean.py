@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import time
 
 from skyq.cli import cluster
 from skyq.cli.parser import Parser, confirm
 from skyq.cli.progress import size_text
 from skyq.core.errors import SkyqError, UsageError
+from skyq.core.words import parsed_duration
 
-_UNITS = {"m": 60, "h": 3600, "d": 86400, "w": 604800}
 _EXAMPLES = """\
   skyq clean                 what jobs that ended over 30 days ago left
   skyq clean --older 2d -y
@@ -61,7 +60,7 @@ def main(words: list[str]) -> int:
 
 def seconds(age: str) -> float:
     """Of 90m, 12h, 30d, 4w. Raises UsageError."""
-    parts = re.fullmatch(r"(\d{1,6})([mhdw])", age)
-    if parts is None:
+    found = parsed_duration(age)
+    if found is None:
         raise UsageError("Invalid age: %s. Write a number and a unit: 90m, 12h, 30d, 4w." % age)
-    return int(parts[1]) * _UNITS[parts[2]]
+    return found

@@ -12,6 +12,7 @@ import sys
 
 from skyq.core.errors import HostClaimed, InventoryError, SkyqError
 from skyq.core.paths import ClaimDir, Home
+from skyq.store import place
 from skyq.store.place import home_root, make_private, state_home
 
 TYPE_CHECKING = False
@@ -38,7 +39,12 @@ SKYPILOTS = "~/.sky/ssh_node_pools.yaml"
 
 def here(name: str) -> bool:
     """Whether the cluster's head is this machine."""
-    return name == LOCAL or os.path.exists(state_home().cluster(name).database)
+    return name == LOCAL or has_queue(name)
+
+
+def has_queue(name: str) -> bool:
+    """Whether there is a queue of that name on this machine."""
+    return place.has_queue(state_home().cluster(name))
 
 
 def open_head(name: str, refresh: bool = True) -> Head:
@@ -108,7 +114,7 @@ def check_claim(head: Head) -> None:
     """Raise HostClaimed where this machine belongs to another queue."""
     from skyq.node import claim
 
-    why = claim.refusal(claim_dir(), head.store.get("cluster_id"))
+    why = claim.refusal(claim_dir(), head.store.get("cluster_id"), head.where.root)
     if why:
         raise HostClaimed(why)
 

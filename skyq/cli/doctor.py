@@ -186,7 +186,7 @@ def _claim(head: Head) -> Finding:
     found = claim.read(cluster.claim_dir())
     if found is None:
         return Finding("claim", True, "this machine is free for a queue")
-    why = claim.refusal(cluster.claim_dir(), head.store.get("cluster_id"))
+    why = claim.refusal(cluster.claim_dir(), head.store.get("cluster_id"), head.where.root)
     if why:
         what, _, todo = why.partition("\n")
         return Finding("claim", False, what, todo)

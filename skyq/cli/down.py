@@ -143,7 +143,7 @@ def _ask(names: list[str]) -> None:
 
 
 def _has_queue(name: str) -> bool:
-    return os.path.exists(state_home().cluster(name).database)
+    return cluster.has_queue(name)
 
 
 def _head(name: str) -> Head:

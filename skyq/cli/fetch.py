@@ -47,7 +47,7 @@ def deliver(head: Head, jobs: list[Job], say: Say) -> None:
                 "steps": [
                     [step, os.path.relpath(steps[step], folder), label(step).decode()] for step in steps
                 ],
-                "index": os.path.basename(run_index(folder)),
+                "index": os.path.relpath(run_index(head.attempt_folder(job)), folder),
             }
         )
         _send(folder, files, here or "{}", say)

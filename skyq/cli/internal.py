@@ -96,7 +96,7 @@ def _courier(cluster: str, name: str, copies: list[str]) -> int:
     from skyq.transport.channel import SshChannel
 
     where = state_home().cluster(cluster)
-    store = Store.open(where.database)
+    store = Store.of(where)
     reach = next(node.reach for node in store.nodes() if node.name == name)
     store.close()
     assert reach is not None

@@ -13,6 +13,7 @@ from skyq.cli.parser import Parser
 from skyq.cli.render import Style
 from skyq.cli.user import user
 from skyq.core import states
+from skyq.core.errors import UsageError
 from skyq.core.model import Job
 
 TYPE_CHECKING = False
@@ -27,6 +28,7 @@ _EXAMPLES = """\
   skyq logs local              follow the latest job
   skyq logs local 3 --tail 20  its last 20 lines, then what follows
   skyq logs local 3 --no-follow > log.txt
+  skyq logs local 3 --attempt 1  of a job that was run again
   skyq logs local 3 --status   exit code 0, 100 failed, 101 not finished, 102 not found, 103 cancelled
   skyq logs local -s 3 4       fetch them to ~/sky_logs/local/
 """
@@ -40,6 +42,7 @@ def parser() -> Parser:
     add("--follow", dest="follow", action="store_true", default=True, help="until the job ends (the default)")
     add("--no-follow", dest="follow", action="store_false", help="print what is there")
     add("--tail", type=int, metavar="N", help="the last N lines; 0: all")
+    add("--attempt", type=int, metavar="N", help="of a job that was run again; default: the last one")
     add("--status", action="store_true", help="print the job's status instead")
     add("-s", "--sync-down", action="store_true", help="fetch the logs as files")
     return found
@@ -105,6 +108,12 @@ def _show(head: Head, ids: list[str], job: Job | None, found: argparse.Namespace
         return states.EXIT_NOT_FOUND
     from skyq.cli import stream
 
+    if found.attempt is not None and not 1 <= found.attempt <= job.number:
+        have = "is only 1" if job.number == 1 else "are %d" % job.number
+        raise UsageError("Job %d has no attempt %d. There %s." % (job.id, found.attempt, have))
+    if found.attempt is not None:
+        job = head.attempt(job, found.attempt)
+        found.follow = found.follow and job.state not in states.FINAL
     tail = DEFAULT_TAIL if found.tail is None and found.follow else found.tail or 0
     at = place.current()
     if at.reach(place.SUBMITTED):

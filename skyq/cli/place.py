@@ -29,6 +29,8 @@ class Place:
         """Of the job: another one may have its number by then."""
         self.said = str(record.get("said", ""))
         """Why the job waits, as said last."""
+        self.attempt = int(record.get("attempt", 0))
+        """Of the job, that is being shown; 0: none yet."""
         self.offsets = {str(step): int(at) for step, at in record.get("offsets", {}).items()}
         """Step → how much of its log has been shown."""
         self.open = str(record.get("open", ""))
@@ -45,6 +47,11 @@ class Place:
             return False
         self.stage = stage
         return True
+
+    def next_attempt(self) -> None:
+        """The attempt that was shown has ended, and another one will come."""
+        self.stage, self.attempt = SUBMITTED, self.attempt + 1
+        self.said, self.offsets, self.open = "", {}, ""
 
     def keep(self) -> None:
         """Here ends a piece: either the reader has all of it and this place, or neither."""

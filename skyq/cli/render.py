@@ -233,9 +233,11 @@ def shown_state(job: Job) -> str:
 
 
 def _reason(row: QueueRow) -> str:
-    if row.reason or row.job.state == states.SUCCEEDED or row.job.state not in states.FINAL:
-        return row.reason
-    return row.job.reason
+    job = row.job
+    if job.state in states.FINAL:
+        return row.reason or ("" if job.state == states.SUCCEEDED else job.reason)
+    attempt = "attempt %d" % job.number if job.number > 1 and job.state in states.ACTIVE else ""
+    return "; ".join(text for text in (attempt, row.reason) if text)
 
 
 def _tilde(path: str, home: str) -> str:
@@ -268,7 +270,9 @@ def _queue_record(row: QueueRow) -> dict[str, object]:
         "reason": row.reason or job.reason,
         "exit_codes": list(job.exit_codes),
         "num_nodes": job.num_nodes,
-        "attempt": job.attempt,
+        "attempt": job.number,
+        "retries": job.recovery.retries,
+        "requeue": job.recovery.requeue,
         "priority": job.priority,
         "cancel_requested_at": job.cancel_requested_at,
         "task_id": job.task_id,

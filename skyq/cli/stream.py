@@ -119,7 +119,7 @@ class JobView:
         self._nodes = {node.name: node for node in head.all_nodes()}
         self._nameless: dict[str, float] = {}
         """Step → since when its text waits for its pid; monotonic."""
-        self.logs = Merged(head.step_logs(job), run_index(head.log_folder(job)))
+        self.logs = Merged(head.step_logs(job), run_index(head.attempt_folder(job)))
         self.logs.offsets = dict(self.place.offsets)
         self._job = job
         self._view = View(self.logs, self._labels(job), out, screen, self.place.open)
@@ -188,22 +188,45 @@ def follow(head: Head, job_id: int, tail: int = 0, quiet: bool = False) -> int:
     at = place.current()
     job = head.job(job_id)
     assert job is not None
+    at.attempt = at.attempt or job.number
     sys.stdout.flush()
     out = sys.stdout.buffer
     with muted(quiet):
-        job = _wait_for_start(head, job, style)
-        if job.grants:
-            view = JobView(head, job, out, style, bare=quiet)
-            if at.reach(place.STARTED):
-                print(style.last(_STARTED))
-                if tail > 0:
-                    view.skip_to_tail(tail)
-                at.keep()
-            job = _stream(head, view)
+        while True:
+            its = _follow_attempt(head, job, tail, out, bare=quiet)
+            job = head.job(job_id) or its
+            if job.number == its.number:
+                break
+            print(style.yellow(_next_attempt(its, job)))
+            at.next_attempt()
+            at.keep()
         if at.reach(place.ENDED):
             print_end(job, head.all_nodes(), style)
             at.keep()
     return states.EXIT_CODE[job.state]
+
+
+def _follow_attempt(head: Head, job: Job, tail: int, out: BinaryIO, bare: bool) -> Job:
+    """The job as the attempt ended that is being shown."""
+    at, style = place.current(), Style.of(sys.stdout.isatty(), os.environ)
+    its = _wait_for_start(head, head.attempt(job, at.attempt), style)
+    if not its.grants:
+        return its
+    view = JobView(head, its, out, style, bare)
+    if at.reach(place.STARTED):
+        print(style.last(_STARTED))
+        if tail > 0:
+            view.skip_to_tail(tail)
+        at.keep()
+    return _stream(head, view)
+
+
+def _next_attempt(ended: Job, job: Job) -> str:
+    """What follows an attempt that was not the last one."""
+    text = "Attempt %d ended: %s. Attempt %d follows." % (ended.number, ended.reason, ended.number + 1)
+    if job.failures > ended.failures:
+        text += " That is retry %d of %d." % (ended.failures + 1, job.recovery.retries)
+    return text
 
 
 def _wait_for_start(head: Head, job: Job, style: Style) -> Job:
@@ -216,7 +239,7 @@ def _wait_for_start(head: Head, job: Job, style: Style) -> Job:
     cared_at = began
     while job.state in states.WAITING:
         time.sleep(pause)
-        job = _again(head, job)
+        job = _again(head, job, at.attempt)
         if job.state in states.WAITING and time.monotonic() - began > 1.0:
             pause = SLOW
             why = head.reasons([job]).get(job.id, "")
@@ -245,7 +268,7 @@ def _stream(head: Head, view: JobView) -> Job:
             view.finish()
             return view.job
         if not final and now - looked_at > QUICK:
-            view.see(_again(head, view.job))
+            view.see(_again(head, view.job, view.job.number))
             looked_at = now
             if view.job.state in states.FINAL:
                 news_at = now
@@ -325,10 +348,11 @@ def _blamed_setup(job: Job, nodes: Sequence[Node]) -> str:
     return "setup-%d" % words.get(job.reason.partition(":")[0], 0)
 
 
-def _again(head: Head, job: Job) -> Job:
+def _again(head: Head, job: Job, number: int) -> Job:
+    """The job as its attempt of that number has it now."""
     found = head.job(job.id)
     assert found is not None
-    return found
+    return head.attempt(found, number)
 
 
 def last_lines(path: str, lines: int) -> list[str]:

@@ -52,6 +52,8 @@ def add_task_flags(parser: Parser) -> None:
     add("--git-url", metavar="URL", help="instead: a repository to fetch")
     add("--git-ref", metavar="REF", help="its branch, tag or commit")
     add("--priority", type=int, metavar="N", help="-1000 to 1000; higher starts first")
+    add("--retries", type=int, metavar="N", help="run it again when it fails, so many times at most")
+    add("--requeue", action="store_true", help="run it again when it is lost with its machine")
     add("--dryrun", action="store_true", help="only tell where it would start now, or why it would wait")
     add("-q", "--quiet", action="store_true", help="print only what the job prints; with -d only its id")
     add("--accept-new-host-keys", action="store_true", help="don't ask about hosts that are met first")
@@ -157,6 +159,8 @@ def _overrides(found: argparse.Namespace) -> Overrides:
         memory=found.memory,
         num_nodes=found.num_nodes,
         priority=found.priority,
+        retries=found.retries,
+        requeue=found.requeue,
         envs={**env_file, **_pairs(found.env, "env")},
         secrets={**_dotenv(found.secret_file), **_pairs(found.secret, "secret")},
         workdir=found.workdir,

@@ -5,10 +5,8 @@ Nothing here is imported before it is known to be needed: this runs 1440 times a
 
 from __future__ import annotations
 
-import os
-
 from skyq.core.errors import SkyqError
-from skyq.store.place import leave_trace, state_home
+from skyq.store.place import has_queue, leave_trace, state_home
 
 LOCAL = "local"
 
@@ -21,14 +19,14 @@ def main(verb: str, words: list[str]) -> int:
     """Exit code 0."""
     name = words[0] if words and not words[0].startswith("-") else _parsed(words)
     where = state_home().cluster(name)
-    if not os.path.exists(where.database):
+    if not has_queue(where):
         if name == LOCAL:
             return 0  # no job was ever submitted
         raise SkyqError("Cluster '%s' does not exist on this machine." % name)
     leave_trace(where.ticked)
     from skyq.store.store import Store
 
-    store = Store.open(where.database)
+    store = Store.of(where)
     work = store.has_unfinished()
     store.close()
     if work:

@@ -16,6 +16,8 @@ VERBS = {
     "drain": ("drain", "Start nothing new on nodes"),
     "resume": ("resume", "Let jobs start on them again"),
     "ssh": ("ssh", "A shell on a node, or one command"),
+    "config": ("config", "Show or change settings of a cluster"),
+    "recover": ("recover", "Make a damaged or deleted queue anew"),
     "down": ("down", "End a cluster: its jobs, its queue, what it has installed"),
     "why": ("why", "Tell why a job waits, or how it ended"),
     "completion": ("completion", "Print what completes skyq's words in a shell"),

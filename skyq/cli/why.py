@@ -77,8 +77,10 @@ def _lines(head: Head, job: Job, style: Style) -> list[str]:
         waiting = [other for other in head.jobs(None, True) if other.state in states.WAITING]
         ahead = sum((-other.priority, other.id) < order for other in waiting)
         lines.append(style.branch("%d waiting job%s ahead of it" % (ahead, "" if ahead == 1 else "s")))
+        lines += _attempts(head, job, style)
         lines.append(style.last("waits: " + head.reasons([job]).get(job.id, "")))
         return lines
+    lines += _attempts(head, job, style)
     lines += [style.branch("%s: %s" % (grant.node, _grant(grant))) for grant in job.grants]
     if job.started_at is not None:
         lines.append(style.branch("started " + _ago(job.started_at)))
@@ -91,6 +93,12 @@ def _lines(head: Head, job: Job, style: Style) -> list[str]:
         lines.append(style.branch("ending: %s; its processes still live" % job.reason))
     lines.append(style.last("logs: " + head.log_folder(job)))
     return lines
+
+
+def _attempts(head: Head, job: Job, style: Style) -> list[str]:
+    """How its earlier attempts ended."""
+    former = head.store.attempts(job)[:-1]
+    return [style.branch("attempt %d ended: %s" % (each.number, each.reason)) for each in former]
 
 
 def _ago(at: float) -> str:

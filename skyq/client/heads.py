@@ -106,9 +106,11 @@ class Agent:
 
     def _start(self, remote: Remote, session: Session) -> None:
         self.session = session
-        database = ClusterDir(remote.state_dir).database
+        where = ClusterDir(remote.state_dir)
         try:
-            line = keylines.shell_line(remote.launcher, "_agent", needs=database, else_say=GONE)
+            line = keylines.shell_line(
+                remote.launcher, "_agent", needs=(where.database, where.journal), else_say=GONE
+            )
             self._stream: Stream = session.run(line)
         except keylines.NoLine as error:
             session.close()

@@ -11,6 +11,7 @@ What sshd lets such a key do is that command, and nothing else: no shell, no fil
 from __future__ import annotations
 
 import re
+from typing import Sequence
 
 _LINES = re.compile(rb"[^\n]*\n|[^\n]+")
 _HARMFUL = re.compile("[\x00-\x1f\x7f'\"$`!\\\\\ud800-\udfff]")
@@ -22,20 +23,21 @@ class NoLine(Exception):
     """The command can't be written as a line; the text says why."""
 
 
-def shell_line(launcher: str, words: str, needs: str = "", else_say: str = "") -> str:
+def shell_line(launcher: str, words: str, needs: Sequence[str] = (), else_say: str = "") -> str:
     """What starts skyq's launcher, for any login shell: sh, csh, fish. `words` are harmless. Raises NoLine.
 
     `launcher`: its path, or DEFAULT_LAUNCHER, which each account finds in its own home. It is given to sh, as
-    a home may be mounted so that nothing in it can be executed. Where that isn't there, or a file that it
-    `needs`, one word is said instead, if one is given.
+    a home may be mounted so that nothing in it can be executed. Where that isn't there, or none of the files
+    of which it `needs` one, a word is said instead, if one is given.
     """
     path = "$HOME" + launcher[1:] if launcher == DEFAULT_LAUNCHER else launcher
-    for each in (launcher, needs):
+    for each in (launcher, *needs):
         if _HARMFUL.search(each):
             raise NoLine("%s holds characters that mean something to a shell" % each)
     first = ""
     if else_say:
-        first = 'test -e "%s" && test -e "%s" || { echo %s; exit 0; }; ' % (path, needs or path, else_say)
+        any_of = " || ".join('test -e "%s"' % each for each in needs or (path,))
+        first = 'test -e "%s" && { %s; } || { echo %s; exit 0; }; ' % (path, any_of, else_say)
     return "/bin/sh -c '%sexec /bin/sh \"%s\" %s'" % (first, path, words)
 
 

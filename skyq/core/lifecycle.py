@@ -10,9 +10,10 @@ the word to go, which is given once all of them are. Whose word was never given 
 
 from __future__ import annotations
 
-from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from skyq.core import states
+from skyq.core.model import Recovery
 from skyq.core.paths import host_word
 from skyq.core.protocol import UNKNOWN
 
@@ -21,6 +22,12 @@ PREPARED = 1
 LIVE = 2
 EXITED = 3
 GONE = 4
+
+FAILURE = "failure"
+LOSS = "loss"
+"""Why a job is run again: by itself it failed, or it was lost. Only failures count as retries."""
+MOST_LOSSES = 100
+"""How often a job is run again after losses: whoever takes its machine down that often does it always."""
 
 SIGKILLED = 128 + 9
 SEGFAULT = 128 + 11
@@ -55,6 +62,8 @@ class Verdict(NamedTuple):
     """Let the leftovers of all steps end."""
     state: Optional[str] = None
     """The state to move to, if another one."""
+    again: str = ""
+    """FAILURE or LOSS: that state is the end of this attempt only, and the job waits for another one."""
     reason: str = ""
     codes: Tuple[int, ...] = ()
     """Per rank, with a final state."""
@@ -69,6 +78,10 @@ class Course(NamedTuple):
     """Step names in rank order; empty for a task that is only a setup."""
     cancel: str = ""
     """Who or what asked for the end; empty: nobody."""
+    recovery: Recovery = Recovery()
+    failures: int = 0
+    """Of earlier attempts, as Job has them."""
+    losses: int = 0
 
 
 def next_verdict(course: Course, phases: Mapping[str, Phase]) -> Verdict:
@@ -109,7 +122,19 @@ def _closing(
     if any(_at(phases, step) < GONE for step in steps):
         return Verdict(over=True)
     codes = tuple(_told_code(phases[step], state) for step in course.runs if step in phases)
-    return Verdict(state=state, reason=reason, codes=codes)
+    own_codes = {phases[step].code for step in steps if not phases[step].stopped}
+    again = "" if course.cancel else _again(state, own_codes, course)
+    return Verdict(state=state, again=again, reason=reason, codes=codes)
+
+
+def _again(state: str, codes: Set[int], course: Course) -> str:
+    """Whether the job shall be run again after an attempt that ended so."""
+    recovery, may_lose = course.recovery, course.losses < MOST_LOSSES
+    if state in (states.FAILED, states.FAILED_SETUP):
+        if may_lose and codes.intersection(recovery.codes):
+            return LOSS
+        return FAILURE if course.failures < recovery.retries else ""
+    return LOSS if state == states.FAILED_DRIVER and recovery.requeue and may_lose else ""
 
 
 def _told_code(phase: Phase, state: str) -> int:

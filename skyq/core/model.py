@@ -39,6 +39,17 @@ class Request(NamedTuple):
     """MB consumed per node; 0: not counted."""
 
 
+class Recovery(NamedTuple):
+    """After which bad ends a job is run again: another attempt, in the same folder, with the same id."""
+
+    retries: int = 0
+    """How many times after failures of its own: of `setup` or `run`."""
+    codes: Tuple[int, ...] = ()
+    """Exit codes after which it is run again without counting as one of those."""
+    requeue: bool = False
+    """Whether also when it was lost: with its machine, or with the shim that would know its exit status."""
+
+
 class Git(NamedTuple):
     """A workdir that is fetched."""
 
@@ -70,6 +81,7 @@ class Task(NamedTuple):
     """Milli-CPUs that a host has which `launch` takes; 0: any."""
     least_memory: int = 0
     """MB, the same."""
+    recovery: Recovery = Recovery()
     pool: str = ""
     """From which `launch` takes hosts; ANY_POOL: whichever; empty: not said."""
     warnings: Tuple[str, ...] = ()
@@ -129,6 +141,12 @@ class Node(NamedTuple):
     quarantined: Tuple[Quarantine, ...] = ()
     """What of its devices nobody may get now."""
 
+    @property
+    def at_hand(self) -> Node:
+        """Without the devices that nobody may get now."""
+        kept = {each.device for each in self.quarantined}
+        return self._replace(devices=tuple(d for d in self.devices if d.index not in kept)) if kept else self
+
 
 class Grant(NamedTuple):
     """The allocation of one rank: which node, which devices and how much of each, CPUs and memory."""
@@ -148,12 +166,26 @@ class Waiting(NamedTuple):
     num_nodes: int
     alternatives: Tuple[Request, ...]
     priority: int = 0
+    overtaken: Optional[float] = None
+    """Seconds since a later job first started where this one, the first blocked, might; None: none did."""
+    limit: Optional[float] = None
+    """Seconds after which it is ended; None: it isn't."""
 
 
 class Holding(NamedTuple):
     """An ACTIVE job, as the scheduler sees it."""
 
     id: int
+    grants: Tuple[Grant, ...]
+    ends_in: Optional[float] = None
+    """Seconds until its time limit has ended it for sure; None: it has none."""
+
+
+class Start(NamedTuple):
+    """A decision: this job starts now, on these grants (rank order), by this alternative."""
+
+    job: int
+    alternative: int
     grants: Tuple[Grant, ...]
 
 
@@ -165,14 +197,10 @@ class Snapshot(NamedTuple):
     holding: Tuple[Holding, ...] = ()
     waiting: Tuple[Waiting, ...] = ()
     """In any order; the plan orders by priority (higher first), then id."""
-
-
-class Start(NamedTuple):
-    """A decision: this job starts now, on these grants (rank order), by this alternative."""
-
-    job: int
-    alternative: int
-    grants: Tuple[Grant, ...]
+    reserve_after: Optional[float] = None
+    """Seconds that the first blocked job may be overtaken before a place is kept for it; None: none is."""
+    reserved: Optional[Start] = None
+    """The place that the last plan kept."""
 
 
 class Job(NamedTuple):
@@ -191,6 +219,7 @@ class Job(NamedTuple):
     alternatives: Tuple[Request, ...]
     priority: int
     attempt: int
+    """Names its run directories: grows with each try, also with one that could not start anything."""
     alternative: Optional[int]
     """Index of the alternative that was taken; None before the start."""
     cancel_requested_at: Optional[float]
@@ -209,3 +238,17 @@ class Job(NamedTuple):
     """The nodes that its setup runs or ran on, in cluster order."""
     rev: int
     """Grows with each change of the store; a reader asks for what came after the last one it saw."""
+    recovery: Recovery = Recovery()
+    failures: int = 0
+    """Attempts before this one that failed by themselves, and count as retries."""
+    losses: int = 0
+    """Attempts before this one that were lost, or ended with one of the codes that don't count."""
+    awaits: Tuple[str, ...] = ()
+    """Nodes on which a lost attempt may still run: none starts before these are back, or removed."""
+    overtaken: Optional[float] = None
+    """See Waiting; as it was written down last."""
+
+    @property
+    def number(self) -> int:
+        """Of the attempt, as people count: 1, 2, … Tries that started nothing don't count."""
+        return 1 + self.failures + self.losses

@@ -98,6 +98,11 @@ class ClusterDir(NamedTuple):
         return os.path.join(self.root, "queue.db")
 
     @property
+    def journal(self) -> str:
+        """Its second copy, of which `skyq recover` makes it anew."""
+        return os.path.join(self.root, "journal")
+
+    @property
     def tick_lock(self) -> str:
         """Held by the dispatcher for its life."""
         return os.path.join(self.root, "tick.lock")
@@ -170,8 +175,13 @@ def host_word(index: int) -> str:
     return "worker%d" % index if index else "head"
 
 
+def attempt_logs(job_logs: str, number: int) -> str:
+    """Where the logs of one attempt lie: those of the first one in the job's folder itself."""
+    return os.path.join(job_logs, "attempt-%d" % number) if number > 1 else job_logs
+
+
 def step_log(job_logs: str, step: str, single: bool, host: str = "head") -> str:
-    """The raw log of one step under a job's log folder: SkyPilot's names. `host`: host_word() of its node.
+    """The raw log of one step under attempt_logs(): SkyPilot's names. `host`: host_word() of its node.
 
     tasks/run.log and tasks/setup.log on a cluster of one node (`single`); tasks/RANK-HOST.log and
     tasks/setup-HOST.log on a larger one.
@@ -187,7 +197,7 @@ def step_log(job_logs: str, step: str, single: bool, host: str = "head") -> str:
 
 
 def run_index(job_logs: str) -> str:
-    """The order in which the text of several ranks came, under a job's log folder."""
+    """The order in which the text of several ranks came, under attempt_logs()."""
     return os.path.join(job_logs, "run.idx")
 
 

@@ -28,6 +28,8 @@ class JobFacts(NamedTuple):
     """Rank order."""
     devices_per_node: int
     """Devices asked for per node, a share counted as one."""
+    attempt: int = 1
+    """As people count."""
 
 
 def whole_devices(amount: int) -> int:
@@ -62,6 +64,7 @@ def run_env(
         CUDA_VISIBLE_DEVICES=indices,
         # The same for node/wrapper.py, whatever the script makes of CUDA_VISIBLE_DEVICES.
         SKYQ_GPU_IDS=indices,
+        SKYQ_ATTEMPT=str(facts.attempt),
         SKYQ_GPU_UUIDS=",".join(device.uuid for device in devices) if all(d.uuid for d in devices) else "",
         PYTHONUNBUFFERED="1",
     )
@@ -84,7 +87,7 @@ def setup_env(
             }
         )
     )
-    env["PYTHONUNBUFFERED"] = "1"
+    env.update(SKYQ_ATTEMPT=str(facts.attempt), PYTHONUNBUFFERED="1")
     return env
 
 

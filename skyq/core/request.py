@@ -10,7 +10,7 @@ import re
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from skyq.core.errors import TaskError
-from skyq.core.model import ANY_POOL, DEFAULT_CPUS, UNIT, Git, Request, Task, without_secrets
+from skyq.core.model import ANY_POOL, DEFAULT_CPUS, UNIT, Git, Recovery, Request, Task, without_secrets
 
 COMMAND_NAME = "sky-cmd"
 """The name of a task that is a bare command (SkyPilot's)."""
@@ -24,6 +24,7 @@ MAX_NODES = 100_000
 MAX_NUMBER = 1_000_000
 """Of devices, CPUs, GB per node: above it is a slip of the finger, and integers stay small."""
 PRIORITIES = (-1000, 1000)
+MAX_RETRIES = 1000
 
 # Patterns stay text: re compiles the few that a command needs when it needs them.
 _NAME = r"[a-zA-Z0-9]+(?:[._-]{1,2}[a-zA-Z0-9]+)*"
@@ -58,6 +59,8 @@ class Overrides(NamedTuple):
     """See Task.pool."""
     env_file: Dict[str, str] = {}
     """What of `envs` an --env-file said: a secret that the task file leaves open may be there too."""
+    retries: Optional[int] = None
+    requeue: bool = False
 
     def __repr__(self) -> str:
         return "Overrides(%s)" % without_secrets(self._asdict())
@@ -211,6 +214,39 @@ def least(cpus: object, memory: object) -> Tuple[int, int]:
     return milli, int(number * _GB[unit])
 
 
+def check_retries(count: object) -> int:
+    """The number of retries, if it is one from 0 to MAX_RETRIES; else TaskError."""
+    if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= MAX_RETRIES:
+        raise TaskError("Retries should be a number from 0 to %d. Got: %s" % (MAX_RETRIES, show(count)))
+    return count
+
+
+def parse_recovery(value: object) -> Recovery:
+    """What SkyPilot's `job_recovery` asks for: a strategy's name, or a map of `strategy`,
+    `max_restarts_on_errors` and `recover_on_exit_codes`. Any strategy but "none" asks for a requeue after a
+    loss. TaskError for anything else.
+    """
+    fields = value if isinstance(value, dict) else {"strategy": value}
+    known = {"strategy", "max_restarts_on_errors", "recover_on_exit_codes"}
+    unknown = sorted(map(str, fields.keys() - known))
+    if unknown:
+        raise TaskError(
+            "job_recovery has strategy, max_restarts_on_errors and recover_on_exit_codes; not %s."
+            % show(unknown[0])
+        )
+    strategy = fields.get("strategy")
+    if strategy is not None and not isinstance(strategy, str):
+        raise TaskError("job_recovery should be a strategy's name or a mapping. Got: %s" % show(strategy))
+    codes = fields.get("recover_on_exit_codes")
+    codes = [] if codes is None else codes if isinstance(codes, list) else [codes]
+    for code in codes:
+        if not isinstance(code, int) or isinstance(code, bool) or not 0 < code <= 255:
+            raise TaskError("recover_on_exit_codes are numbers from 1 to 255. Got: %s" % show(code))
+    retries = fields.get("max_restarts_on_errors")
+    none = isinstance(strategy, str) and strategy.strip().lower() == "none"
+    return Recovery(0 if retries is None else check_retries(retries), tuple(codes), not none)
+
+
 def pool_of(infra: object) -> Optional[str]:
     """The pool that SkyPilot's `infra: ssh/NAME` names; ANY_POOL for `ssh`; None for a cloud."""
     kind, _, name = str(infra).strip().partition("/")
@@ -245,6 +281,7 @@ def apply(task: Task, overrides: Overrides) -> Task:
     if overrides.memory is not None:
         parse_memory(overrides.memory)
         changes["least_memory"] = least(None, overrides.memory)[1]
+    changes["recovery"] = _recovery(task.recovery, overrides)
     if overrides.pool:
         changes["pool"] = overrides.pool
     secrets = changes["secrets"] = {**task.secrets, **overrides.secrets}
@@ -253,6 +290,12 @@ def apply(task: Task, overrides: Overrides) -> Task:
     changes["envs"] = {key: value for key, value in envs.items() if key not in secrets}
     check_envs(changes["envs"], changes["secrets"])
     return task._replace(alternatives=_overridden(task.alternatives, overrides), **changes)
+
+
+def _recovery(recovery: Recovery, overrides: Overrides) -> Recovery:
+    if overrides.retries is not None:
+        recovery = recovery._replace(retries=check_retries(overrides.retries))
+    return recovery._replace(requeue=recovery.requeue or overrides.requeue)
 
 
 def _git(task: Task, overrides: Overrides) -> Git:

@@ -5,8 +5,10 @@
     misfit(nodes, …)        what to tell who asks for more than there is
 
 A pass goes through the waiting jobs by priority, then id, and starts each one that fits on what is left.
-Within a pass capacity only shrinks: a shape that did not fit is not tried again, so a long queue is cheap,
-and what a reservation keeps for the first blocked job can be taken off right where that job is found blocked.
+Within a pass capacity only shrinks: a shape that did not fit is not tried again, so a long queue is cheap.
+
+The one exception to "what fits starts": the first blocked job, once later ones have overtaken it for
+`reserve_after`, has a place kept for it (reserve.py). From then on it starts when who is there has ended.
 
 Nodes are taken as given: one with 0 CPUs or 0 MB has none to give. A request for 0 of them always fits.
 "GPU:n" stands for one alternative per type of accelerator in the cluster, in cluster order; so the ranks of
@@ -19,12 +21,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from heapq import heapify, heappop, heappush
-from itertools import islice
 from operator import attrgetter
 from typing import NamedTuple, Optional, Tuple
 
 from skyq.core.accelerators import amount_text, spelled
-from skyq.core.model import ANY_DEVICE, UNIT, Grant, Holding, Node, Request, Snapshot, Start, Waiting
+from skyq.core.model import UNIT, Holding, Node, Request, Snapshot, Start, Waiting
+from skyq.core.reserve import Kept, begin, choose
+from skyq.core.rooms import Fit, Room, concrete, fit, types_of
 
 STARTING = "starts as soon as the dispatcher sees it"
 
@@ -35,14 +38,29 @@ Shape = Tuple[int, Tuple[Request, ...]]
 class Plan:
     """The decisions of one pass. The reasons of those who must wait are worked out when asked for."""
 
-    def __init__(self, starts: tuple[Start, ...], holding: tuple[Holding, ...], left: _Free) -> None:
-        self.starts = starts
+    def __init__(self, holding: tuple[Holding, ...], left: _Free) -> None:
+        self.starts: tuple[Start, ...] = ()
+        self.first_blocked: Optional[Waiting] = None
+        """The first job, in order, that waits for others to end."""
+        self.overtaken = False
+        """Whether a later one started in this pass, for the first time, where that one might have."""
+        self.kept: Optional[Kept] = None
+        """What nobody else gets, for that one."""
         self._holding = holding
         self._left = left
 
     def reason(self, job: Waiting) -> str:
         """Why a job of the snapshot that is not in `starts` waits: one short sentence."""
-        return self._reasons.of((job.num_nodes, job.alternatives))
+        text = self._reasons.of((job.num_nodes, job.alternatives))
+        if self.kept is None:
+            return text
+        start = self.kept.start
+        names = ", ".join(grant.node for grant in start.grants[:3]) + " ..." * (len(start.grants) > 3)
+        if start.job == job.id:
+            return "%s; what gets free on %s is kept for it" % (text, names)
+        if self._left.fits(job, self.kept):
+            return "%s is kept for job %d, which others have overtaken" % (names, start.job)
+        return text
 
     @cached_property
     def _reasons(self) -> _Reasons:
@@ -51,20 +69,37 @@ class Plan:
 
 
 def plan(snapshot: Snapshot, now: float) -> Plan:
-    """Start every waiting job that fits, in order."""
+    """Start every waiting job that fits, in order; not on what is kept for one that was overtaken."""
     free = _Free(snapshot)
+    made = Plan(snapshot.holding, free)
     starts: list[Start] = []
-    blocked: set[Shape] = set()
+    blocked: set[tuple[Shape, bool]] = set()
     for job in in_order(snapshot.waiting):
-        shape = (job.num_nodes, job.alternatives)
+        let_in = made.kept is not None and made.kept.lets(job)
+        shape = (job.num_nodes, job.alternatives), let_in
         if shape in blocked:
             continue
-        start = free.start(job)
+        start = free.start(job, made.kept if let_in else None)
         if start is None:
             blocked.add(shape)
-        else:
-            starts.append(start)
-    return Plan(tuple(starts), snapshot.holding, free)
+            if made.first_blocked is None and free.could_hold(job):
+                made.first_blocked = job
+                made.kept = _keep(snapshot, free, job, starts)
+            continue
+        starts.append(start)
+        if made.first_blocked and made.first_blocked.overtaken is None and not made.overtaken:
+            made.overtaken = free.could_be_on(made.first_blocked, start)
+    made.starts = tuple(starts)
+    return made
+
+
+def _keep(snapshot: Snapshot, free: _Free, job: Waiting, starts: Sequence[Start]) -> Optional[Kept]:
+    """What the first blocked job has a right to, if it has by now."""
+    if snapshot.reserve_after is None or job.overtaken is None or job.overtaken < snapshot.reserve_after:
+        return None
+    holding = (*snapshot.holding, *(Holding(start.job, start.grants) for start in starts))
+    place = choose(free.rooms, holding, job, snapshot.reserved)
+    return free.keep(place, begin(place, holding)) if place else None
 
 
 def in_order(waiting: Iterable[Waiting]) -> list[Waiting]:
@@ -84,100 +119,11 @@ def explain(snapshot: Snapshot, now: float) -> dict[int, str]:
 # --- what is free -----------------------------------------------------------------------------------------
 
 
-class _Room:
-    """What one node has free now. Accelerators go by their lower-case names."""
-
-    __slots__ = ("cpus", "devices", "idle", "memory", "node", "position", "type_of")
-
-    def __init__(self, node: Node, position: int = 0) -> None:
-        self.node = node
-        self.position = position
-        """In cluster order."""
-        self.cpus = node.cpus
-        self.memory = node.memory
-        self.type_of: dict[int, str] = {}
-        """Device index → accelerator."""
-        self.devices: dict[str, dict[int, int]] = {}
-        """Accelerator → device index → free amount, by index."""
-        self.idle: dict[str, int] = {}
-        """Accelerator → number of wholly free devices."""
-        for device in sorted(node.devices, key=attrgetter("index")):
-            accelerator = device.accelerator.lower()
-            self.type_of[device.index] = accelerator
-            self.devices.setdefault(accelerator, {})[device.index] = UNIT
-        for accelerator, devices in self.devices.items():
-            self.idle[accelerator] = len(devices)
-
-    def take(self, grant: Grant) -> None:
-        """Take a grant's share away. A device that the node no longer has is passed over."""
-        self.cpus -= grant.cpus
-        self.memory -= grant.memory
-        for index, amount in grant.devices:
-            accelerator = self.type_of.get(index)
-            if accelerator is not None:
-                devices = self.devices[accelerator]
-                self.idle[accelerator] -= devices[index] == UNIT
-                devices[index] -= amount
-
-    def lock_up(self) -> None:
-        """Nothing is free of a device in quarantine, whoever still holds a share of it."""
-        for index in {each.device for each in self.node.quarantined} & self.type_of.keys():
-            accelerator = self.type_of[index]
-            self.idle[accelerator] -= self.devices[accelerator][index] == UNIT
-            self.devices[accelerator][index] = 0
-
-    def locked_up(self, accelerator: str) -> int:
-        """How many devices of a type are in quarantine."""
-        indices = {each.device for each in self.node.quarantined}
-        return sum(self.type_of.get(index) == accelerator for index in indices)
-
-    def grant(self, request: Request, rank: int) -> Grant:
-        """Take what a request that fits asks for."""
-        grant = Grant(self.node.name, rank, self._pick(request), request.cpus, request.memory)
-        self.take(grant)
-        return grant
-
-    def _pick(self, request: Request) -> tuple[tuple[int, int], ...]:
-        """Whole devices: the lowest free indices. A share: the fullest device that still has it."""
-        if not request.accelerator:
-            return ()
-        free = self.devices[request.accelerator].items()
-        if request.amount >= UNIT:
-            idle = ((index, UNIT) for index, left in free if left == UNIT)
-            return tuple(islice(idle, request.amount // UNIT))
-        _, index = min((left, index) for index, left in free if left >= request.amount)
-        return ((index, request.amount),)
-
-
-_Fit = Tuple[int, ...]
-"""How well a room suits a request: the least is the best. The last item is the room's position."""
-
-
-def _fit(request: Request, room: _Room) -> Optional[_Fit]:
-    """Best fit: the room left with the fewest devices, then cluster order. None: the request doesn't fit.
-
-    A share goes beside another share before it opens a device. A job without devices goes to a node without
-    devices, else to the one with the fewest free, and there to where the fewest CPUs are.
-    """
-    if (request.cpus and request.cpus > room.cpus) or (request.memory and request.memory > room.memory):
-        return None
-    accelerator = request.accelerator
-    if not accelerator:
-        return (bool(room.idle), sum(room.idle.values()), room.cpus, room.position)
-    idle = room.idle.get(accelerator, 0)
-    if request.amount >= UNIT:
-        return (idle, room.position) if idle * UNIT >= request.amount else None
-    devices = room.devices.get(accelerator, {})
-    if idle < len(devices) and any(request.amount <= left < UNIT for left in devices.values()):
-        return (0, idle, room.position)
-    return (1, idle, room.position) if idle else None
-
-
 class _Free:
     """What the whole cluster has free, in the course of one pass."""
 
     def __init__(self, snapshot: Snapshot) -> None:
-        self.rooms = [_Room(node, position) for position, node in enumerate(snapshot.nodes)]
+        self.rooms = [Room(node, position) for position, node in enumerate(snapshot.nodes)]
         self._touched: list[int] = []
         """Positions of the rooms that this pass has placed something in, in time order."""
         self._candidates: dict[Request, _Candidates] = {}
@@ -193,9 +139,55 @@ class _Free:
     @cached_property
     def types(self) -> list[str]:
         """The types of accelerator in the cluster, in cluster order."""
-        return _types(self.rooms)
+        return types_of(self.rooms)
 
-    def start(self, job: Waiting) -> Optional[Start]:
+    def keep(self, place: Start, until: float) -> Kept:
+        """Let nobody else have what is free of a place."""
+        kept = Kept(place, until, self.rooms)
+        self._touched += kept.positions
+        return kept
+
+    @cached_property
+    def _usable(self) -> list[Room]:
+        return [room for room in self.rooms if not room.node.unusable]
+
+    @cached_property
+    def _makes(self) -> list[_Make]:
+        return _makes(room.node.at_hand for room in self._usable)
+
+    def _meanings(self, job: Waiting) -> list[Request]:
+        return [candidates.request for _, candidates in self._options_of(job.alternatives)]
+
+    def could_hold(self, job: Waiting) -> bool:
+        """Whether the nodes that are up could hold a job if they were idle."""
+        return any(_capable(request, self._makes) >= job.num_nodes for request in self._meanings(job))
+
+    def could_be_on(self, job: Waiting, start: Start) -> bool:
+        """Whether one of the nodes of a start could hold a rank of the job if it were idle."""
+        names = {grant.node for grant in start.grants}
+        makes = _makes(room.node.at_hand for room in self._usable if room.node.name in names)
+        return any(_capable(request, makes) for request in self._meanings(job))
+
+    def fits(self, job: Waiting, lent: Kept) -> bool:
+        """Whether all ranks of a job would have room now, but for what is kept for another one."""
+        lent.give_back()
+        fitting = [_fitting(request, self._usable) for request in self._meanings(job)]
+        lent.withhold()
+        return any(len(rooms) >= job.num_nodes for rooms in fitting)
+
+    def start(self, job: Waiting, lent: Optional[Kept] = None) -> Optional[Start]:
+        """Place a job; also on what is kept for another one, if that is `lent`."""
+        if lent is None:
+            return self._start(job)
+        lent.give_back()
+        self._touched += lent.positions
+        try:
+            return self._start(job)
+        finally:
+            lent.withhold()
+            self._touched += lent.positions
+
+    def _start(self, job: Waiting) -> Optional[Start]:
         """Place all ranks of a job by its first alternative that fits now, or none of them."""
         for index, candidates in self._options_of(job.alternatives):
             rooms = candidates.best(job.num_nodes)
@@ -212,7 +204,7 @@ class _Free:
             self._options[alternatives] = [
                 (index, self._candidates_of(request))
                 for index, asked in enumerate(alternatives)
-                for request in _concrete(asked, self.types)
+                for request in concrete(asked, self.types)
             ]
         return self._options[alternatives]
 
@@ -222,20 +214,6 @@ class _Free:
         return self._candidates[request]
 
 
-def _types(rooms: Iterable[_Room]) -> list[str]:
-    return list(dict.fromkeys(accelerator for room in rooms for accelerator in room.devices))
-
-
-def _concrete(asked: Request, types: list[str]) -> list[Request]:
-    """A request as the rooms understand it: a lower-case name, one request per type where any will do."""
-    if not asked.accelerator or not asked.amount:
-        return [asked._replace(accelerator=None, amount=0)]
-    if asked.amount > UNIT and asked.amount % UNIT:
-        return []  # above one device there are whole ones only
-    name = asked.accelerator.lower()
-    return [asked._replace(accelerator=each) for each in (types if name == ANY_DEVICE.lower() else [name])]
-
-
 class _Candidates:
     """The rooms that one request fits in, best first.
 
@@ -243,22 +221,22 @@ class _Candidates:
     entered again before the next look. So a start costs what has changed, not the number of nodes.
     """
 
-    def __init__(self, request: Request, rooms: Sequence[_Room], touched: Sequence[int]) -> None:
+    def __init__(self, request: Request, rooms: Sequence[Room], touched: Sequence[int]) -> None:
         self.request = request
         self._rooms = rooms
         self._touched = touched
         self._seen = len(touched)
         usable = (room for room in rooms if not room.node.unusable)
-        self._heap = [fit for fit in (_fit(request, room) for room in usable) if fit]
+        self._heap = [found for found in (fit(request, room) for room in usable) if found]
         heapify(self._heap)
 
-    def best(self, count: int) -> list[_Room]:
+    def best(self, count: int) -> list[Room]:
         """The `count` best rooms, in each of which the caller then places the request; or none at all."""
         self._catch_up()
-        found: list[_Fit] = []
+        found: list[Fit] = []
         while self._heap and len(found) < count:
             entry = heappop(self._heap)
-            is_current = entry == _fit(self.request, self._rooms[entry[-1]])
+            is_current = entry == fit(self.request, self._rooms[entry[-1]])
             if is_current and entry not in found[-1:]:  # twins come one after the other
                 found.append(entry)
         if len(found) < count:
@@ -268,9 +246,9 @@ class _Candidates:
 
     def _catch_up(self) -> None:
         for position in set(self._touched[self._seen :]):
-            fit = _fit(self.request, self._rooms[position])
-            if fit:
-                heappush(self._heap, fit)
+            found = fit(self.request, self._rooms[position])
+            if found:
+                heappush(self._heap, found)
         self._seen = len(self._touched)
 
 
@@ -281,7 +259,7 @@ class _Make(NamedTuple):
     """Nodes that are alike."""
 
     nodes: list[Node]
-    room: _Room
+    room: Room
     """What each of them has when idle."""
 
 
@@ -290,14 +268,14 @@ def _makes(nodes: Iterable[Node]) -> list[_Make]:
     for node in nodes:
         alike = (node.cpus, node.memory, tuple(device.accelerator for device in node.devices))
         if alike not in makes:
-            makes[alike] = _Make([], _Room(node))
+            makes[alike] = _Make([], Room(node))
         makes[alike].nodes.append(node)
     return list(makes.values())
 
 
 def _capable(request: Request, makes: Iterable[_Make]) -> int:
     """How many nodes could hold the request when idle."""
-    return sum(len(make.nodes) for make in makes if _fit(request, make.room))
+    return sum(len(make.nodes) for make in makes if fit(request, make.room))
 
 
 def misfit(
@@ -308,10 +286,10 @@ def misfit(
     Never: not even idle, and with every drained or unreachable node back.
     """
     makes = _makes(nodes)
-    types = _types(make.room for make in makes)
+    types = types_of(make.room for make in makes)
 
     def could_run(asked: Request) -> bool:
-        return any(_capable(request, makes) >= num_nodes for request in _concrete(asked, types))
+        return any(_capable(request, makes) >= num_nodes for request in concrete(asked, types))
 
     if any(map(could_run, alternatives)):
         return None
@@ -368,11 +346,11 @@ class _Reasons:
         return self._texts[shape]
 
     @cached_property
-    def _up(self) -> list[_Room]:
+    def _up(self) -> list[Room]:
         return [room for room in self._free.rooms if not room.node.unusable]
 
     @cached_property
-    def _down(self) -> list[_Room]:
+    def _down(self) -> list[Room]:
         return [room for room in self._free.rooms if room.node.unusable]
 
     @cached_property
@@ -395,14 +373,14 @@ class _Reasons:
 
     def _meanings(self, count: int, asked: Request) -> list[Request]:
         """What a request can mean in this cluster, but for what it could never satisfy."""
-        requests = _concrete(asked, self._free.types)
+        requests = concrete(asked, self._free.types)
         return [request for request in requests if _capable(request, self._makes) >= count]
 
     def _shortage(self, count: int, asked: Request) -> str:
         """What the one possible alternative waits for."""
         request = max(self._meanings(count, asked), key=lambda request: len(_fitting(request, self._up)))
         if _capable(request, self._makes_up) < count:
-            missed = [room for room in self._down if _fit(request, _Room(room.node))]
+            missed = [room for room in self._down if fit(request, Room(room.node))]
             return "%s; %s" % (_need(count, _brief(asked)), _unusable(missed))
         text = self._gang_lacks(count, asked, request) if count > 1 else self._rank_lacks(asked, request)
         text += self._locked_up(count, request)
@@ -449,7 +427,7 @@ class _Reasons:
             return "%s free%s" % (idle or "none", self._holders(best, accelerator))
         return "at most %d free, on %s" % (idle, best.node.name) if idle else "none free"
 
-    def _holders(self, room: _Room, accelerator: str) -> str:
+    def _holders(self, room: Room, accelerator: str) -> str:
         """Who has the others: " (job 3 holds 2)"."""
         held: Counter[int] = Counter()
         for job in self._holding:
@@ -479,7 +457,7 @@ def _need(count: int, asked: Request) -> str:
     return what if len(parts) < 2 and asked.amount <= UNIT and asked.cpus <= 1000 else what + " on one node"
 
 
-def _unusable(rooms: Sequence[_Room]) -> str:
+def _unusable(rooms: Sequence[Room]) -> str:
     """Which node is missed: "node1 is drained"."""
     node = rooms[0].node
     more = " (and %d more)" % (len(rooms) - 1) if len(rooms) > 1 else ""
@@ -495,5 +473,5 @@ def _devices_only(asked: Request) -> Request:
     return asked._replace(cpus=0, memory=0)
 
 
-def _fitting(request: Request, rooms: Iterable[_Room]) -> list[_Room]:
-    return [room for room in rooms if _fit(request, room)]
+def _fitting(request: Request, rooms: Iterable[Room]) -> list[Room]:
+    return [room for room in rooms if fit(request, room)]

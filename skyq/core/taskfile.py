@@ -17,7 +17,7 @@ from pydantic_core import SchemaValidator, ValidationError
 from pydantic_core import core_schema as shape
 
 from skyq.core.errors import TaskError, UsageError
-from skyq.core.model import DEFAULT_CPUS, Git, Request, Task
+from skyq.core.model import DEFAULT_CPUS, Git, Recovery, Request, Task
 from skyq.core.request import (
     MAX_ALTERNATIVES,
     NO_OVERRIDES,
@@ -33,6 +33,7 @@ from skyq.core.request import (
     parse_accelerators,
     parse_cpus,
     parse_memory,
+    parse_recovery,
     pool_of,
     show,
     valid_env_name,
@@ -59,7 +60,7 @@ _TASK_FIELDS = {
 }  # fmt: skip
 _RESOURCE_FIELDS = {
     "accelerators": _ANY, "gpus": _ANY, "cpus": _ANY, "memory": _ANY, "any_of": _LIST_OF_MAPS,
-    "ordered": _LIST_OF_MAPS, "priority": _PRIORITY,
+    "ordered": _LIST_OF_MAPS, "priority": _PRIORITY, "job_recovery": _ANY,
 }  # fmt: skip
 _TASK = _validator(**_TASK_FIELDS)
 _RESOURCES = _validator(**_RESOURCE_FIELDS)
@@ -69,7 +70,7 @@ _IGNORED = frozenset(
 )
 _IGNORED_RESOURCES = frozenset((
     "accelerator_args", "autostop", "cloud", "disk_size", "disk_tier", "image_id", "infra", "instance_type",
-    "job_recovery", "labels", "local_disk", "max_hourly_cost", "network_tier", "ports", "priority_class",
+    "labels", "local_disk", "max_hourly_cost", "network_tier", "ports", "priority_class",
     "region", "spot_recovery", "use_spot", "volumes", "zone",
 ))  # fmt: skip
 _REFUSED = {
@@ -161,6 +162,7 @@ class _Spec:
             num_nodes=self.attempt(("num_nodes",), check_num_nodes, fields.get("num_nodes", 1)),
             alternatives=alternatives,
             priority=first.get("priority", 0),
+            recovery=first.get("job_recovery", Recovery()),
             setup=_script(fields.get("setup")),
             run=_script(fields.get("run")),
             workdir=self.workdir(fields.get("workdir"), known),
@@ -298,7 +300,7 @@ class _Spec:
             self.fail("Cannot specify both gpus and accelerators in config.", (*path, "gpus"))
         cpus, memory = fields.get("cpus"), fields.get("memory")
         parsers = {"accelerators": parse_accelerators, "gpus": parse_accelerators, "memory": parse_memory}
-        for field, parse in {**parsers, "cpus": parse_cpus}.items():
+        for field, parse in {**parsers, "cpus": parse_cpus, "job_recovery": parse_recovery}.items():
             if field in fields:
                 there = (*path, field)
                 fields[field] = self.attempt(there, parse, fields[field])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Dict, Tuple
 
 from skyq.core.errors import ProtocolError
-from skyq.core.model import Git, Request, Task
+from skyq.core.model import Git, Recovery, Request, Task
 from skyq.core.protocol import Message
 
 
@@ -14,6 +14,7 @@ def packed(task: Task) -> Message:
     fields = task._asdict()
     fields["alternatives"] = [request._asdict() for request in task.alternatives]
     fields["git"] = task.git and task.git._asdict()
+    fields["recovery"] = task.recovery._asdict()
     return fields
 
 
@@ -30,6 +31,9 @@ def unpacked(message: Message) -> Task:
             )
         if fields.get("git"):
             fields["git"] = Git(**_known(Git, fields["git"]))
+        if "recovery" in fields:
+            recovery = Recovery(**_known(Recovery, fields["recovery"]))
+            fields["recovery"] = recovery._replace(codes=tuple(recovery.codes))
         if "warnings" in fields:
             fields["warnings"] = tuple(fields["warnings"])
         return Task(**fields)

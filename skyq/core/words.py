@@ -5,7 +5,8 @@ A negative time (a clock was set back) reads like no time at all.
 
 from __future__ import annotations
 
-from typing import List, Sequence, Tuple
+import re
+from typing import List, Optional, Sequence, Tuple
 
 MINUTE = 60
 HOUR = 60 * MINUTE
@@ -13,6 +14,7 @@ DAY = 24 * HOUR
 WEEK = 7 * DAY
 
 _CLOCK = ((DAY, HOUR, "h"), (HOUR, MINUTE, "m"), (MINUTE, 1, "s"))
+_UNITS = {"w": WEEK, "d": DAY, "h": HOUR, "m": MINUTE, "s": 1}
 _MANY = 8  # ids
 _CAP = 1e12
 """Keeps infinity out of int()."""
@@ -71,6 +73,13 @@ def duration(seconds: float) -> str:
         if number:
             parts.append("%d%s" % (number, unit))
     return " ".join(parts)
+
+
+def parsed_duration(text: str) -> Optional[int]:
+    """Seconds of 90s, 10m, 2h, 1d12h, 4w; None for what is none."""
+    if not re.fullmatch(r"(\d{1,6}[wdhms])+", text):
+        return None
+    return sum(int(number) * _UNITS[unit] for number, unit in re.findall(r"(\d+)([wdhms])", text))
 
 
 def _long_parts(days: int) -> List[str]:

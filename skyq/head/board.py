@@ -13,6 +13,7 @@ from skyq.core.lifecycle import EXITED, GONE, LIVE, PREPARED, Course, Phase, Ver
 from skyq.core.model import Holding, Job, Node, Waiting
 from skyq.core.protocol import UNKNOWN, Message
 from skyq.head import specs
+from skyq.head.overtaking import Watch
 from skyq.store.store import Store
 
 
@@ -33,8 +34,11 @@ class Board:
         """Prepared steps that were told to run, on a connection that still lives."""
         self.may_return: Set[int] = set()
         """Jobs planned here of which no step was ever told to run: they may wait again."""
+        self.lost_on: Dict[int, Set[str]] = {}
+        """Nodes that are taken for lost with what they ran of a job: it may still live there."""
         self.nodes: Dict[str, Node] = {}
         """The cluster's, in its order."""
+        self.overtaken = Watch()
         self.dirty: Set[int] = set()
         """Active jobs that may have something to do."""
         self.pids: Dict[int, Dict[str, int]] = {}
@@ -53,6 +57,8 @@ class Board:
         """One job as it is now."""
         self.waiting.pop(job.id, None)
         self.holding.pop(job.id, None)
+        if job.state not in states.WAITING:
+            self.overtaken.forget(job.id)
         if job.state in states.FINAL:
             self._forget(job)
             return
@@ -82,6 +88,7 @@ class Board:
         self.over.discard(job.id)
         self.dirty.discard(job.id)
         self.may_return.discard(job.id)
+        self.lost_on.pop(job.id, None)
         self._forget_words(job.id)
 
     def _forget_words(self, job_id: int) -> None:
@@ -163,6 +170,7 @@ class Board:
         for job in list(self.jobs.values()):
             if job.state in states.ACTIVE and (alone or set(self._nodes_now(job)) - {node}):
                 self._lose(job, node, Phase(GONE, UNKNOWN, why=why))
+                self.lost_on.setdefault(job.id, set()).add(node)
 
     def _nodes_now(self, job: Job) -> List[str]:
         if job.state == states.SETTING_UP:
@@ -180,7 +188,8 @@ class Board:
         """What to do about an active job."""
         setups, runs = specs.step_names(job, self.specs[job.id], self.nodes)
         cancel = job.reason if job.cancel_requested_at is not None else ""
-        return next_verdict(Course(job.state, setups, runs, cancel), self.phases[job.id])
+        course = Course(job.state, setups, runs, cancel, job.recovery, job.failures, job.losses)
+        return next_verdict(course, self.phases[job.id])
 
     def stuck(self, job: Job) -> Dict[str, str]:
         """Step → what of it can't be killed."""

@@ -101,7 +101,7 @@ def install_aside(where: ClusterDir, cluster: str) -> Optional[threading.Thread]
 def _install_and_remember(where: ClusterDir, cluster: str) -> None:
     trouble = ""
     try:
-        store = Store.open(where.database)
+        store = Store.of(where)
         try:
             if install(cluster, store.get("cluster_id")):
                 leave_trace(where.ticked)  # from now on it is expected

@@ -20,7 +20,7 @@ from skyq.core.model import Job
 from skyq.core.paths import ClusterDir
 from skyq.core.protocol import UNKNOWN, Message
 from skyq.core.versions import order
-from skyq.head import courier, specs, wake
+from skyq.head import courier, settings, specs, wake
 from skyq.head.board import Board
 from skyq.head.couriers import Argv, Couriers
 from skyq.head.fleet import Connect, Fleet
@@ -41,7 +41,6 @@ LINGER = 1.0  # seconds without work before it leaves: the next submit of a loop
 FLUSH = 0.05  # seconds that news worth no commit of their own wait for one
 LINGER_CONNECTED = 20.0  # the same where it would have to connect to workers again
 GIVE_UP = 45.0  # seconds that a node is unreachable before what surely hasn't started there waits again
-LOST_AFTER = 600.0  # seconds that a node is unreachable before the gangs on it fail
 OWED_PATIENCE = 60.0  # seconds that an unreachable node's logs keep a dispatcher without work from leaving
 CROWDED = 0.005  # seconds until a connection that took no more bytes is tried again
 REST = 60.0  # seconds that nothing may happen for
@@ -77,7 +76,7 @@ def _work(where: ClusterDir, first: bool) -> bool:
         return True
     if not os.path.exists(where.database):
         return False  # the cluster was removed: don't make it anew
-    store = Store.open(where.database)
+    store = Store.of(where)
     try:
         return store.has_unfinished()
     finally:
@@ -90,7 +89,7 @@ class Dispatcher:
     def __init__(self, where: ClusterDir, cluster: str, connect: Connect, courier: Argv) -> None:
         self.where = where
         self.cluster = cluster
-        self.store = Store.open(where.database)
+        self.store = Store.of(where)
         self.board = Board()
         self.pulls = Pulls()
         self.couriers = Couriers(courier)
@@ -100,7 +99,7 @@ class Dispatcher:
         self.alone_until = 0
         self.superseded = False
         """Whether a newer skyq is here, whose turn it is."""
-        self.lost_after = float(self.store.get("lost_after") or LOST_AFTER)
+        self.lost_after = settings.LOST_AFTER
         self.tick_at = 0.0
         """When the next tick is due; monotonic."""
         self.idle_since = time.monotonic()
@@ -111,6 +110,7 @@ class Dispatcher:
     def serve(self) -> None:
         """observe → settle → plan → record → act, on every event, until there is no work."""
         self._read_nodes()
+        self._see_to_journal()
         with self.store.transaction():
             specs.sweep_secrets(self.where, self.store)
         if self.fleet.is_watched:
@@ -141,6 +141,12 @@ class Dispatcher:
                 self.cron.join(CRON_GOODBYE)
             self.store.close()
 
+    def _see_to_journal(self) -> None:
+        try:
+            self.store.see_to_journal()
+        except SkyqError as error:
+            _note(str(error))  # a full disk: the next dispatcher does it
+
     def _linger(self) -> float:
         if self.store.get(CLOSING):
             return 0.0  # `skyq down` waits for this process to leave
@@ -155,8 +161,10 @@ class Dispatcher:
     def _read_owed_logs(self) -> None:
         for owed in self.store.owed_logs():
             job = self.store.job(owed.job_id)
-            if job is not None and specs.node_of(job, owed.step, self.board.nodes) == owed.node:
-                self.pulls.owe(self._source(job, owed.step))
+            for its in self.store.attempts(job) if job else ():
+                # Its node may have left, or be another one by now.
+                if its.attempt == owed.attempt and self.board.node_of(its, owed.step) == owed.node:
+                    self.pulls.owe(self._source(its, owed.step))
 
     def _source(self, job: Job, step: str) -> Source:
         node = self.board.node_of(job, step)
@@ -307,6 +315,7 @@ class Dispatcher:
         self.fleet.read(self.store)
         self.board.nodes = self.fleet.nodes
         self.alone_until = alone_until(self.store)
+        self.lost_after = float(self.store.get("lost_after") or settings.LOST_AFTER)
         self.pulls.give_up(self.fleet.nodes)
         for name in abandoned(self.store):
             self.board.lose(name, "node %s was removed while it was unreachable" % name, alone=True)
@@ -316,7 +325,7 @@ class Dispatcher:
     def _tick(self) -> None:
         now = time.monotonic()
         try:
-            acts = tick(self.store, self.board, self.fleet.usable(now), self.pulls)
+            acts = tick(self.store, self.board, self.fleet.usable(now), self.fleet.away(), self.pulls)
         except SkyqError as error:
             _note(str(error))
             self._start_over()
@@ -370,11 +379,19 @@ class Dispatcher:
             self.board.may_return.discard(job_id)
             if self._say(self.board.jobs[job_id], step, {"do": "go"}):
                 self.board.going.add((job_id, step))
+        self._close(acts)
+
+    def _close(self, acts: Acts) -> None:
+        """What is to be done after attempts that are over."""
         for job, step in acts.owed:
             self._owe(job, step)
         for uuid in acts.ended:
             specs.drop_secrets(self.where, uuid)
-            self.pulls.job_over(uuid, lambda node: self.fleet.links[node].ready)
+        for uuid in (*acts.ended, *acts.again):
+            self.pulls.job_over(uuid, self._is_ready)
+
+    def _is_ready(self, node: str) -> bool:
+        return node in self.fleet.links and self.fleet.links[node].ready
 
     def _owe(self, job: Job, step: str) -> None:
         """A log whose job has ended before anybody asked for it."""

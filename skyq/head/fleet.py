@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import time
-from typing import Callable, Dict, List, Tuple
+from typing import Callable, Dict, List, Set, Tuple
 
 from skyq.core.model import Node
 from skyq.core.paths import ClusterDir
@@ -86,6 +86,10 @@ class Fleet:
         self._paused = {name: entry for name, entry in self._paused.items() if entry[0] > now}
         nodes = self.nodes.values()
         return tuple(n._replace(unusable=n.unusable or self._trouble(n)) for n in nodes)
+
+    def away(self) -> Set[str]:
+        """The nodes that can't be had now, or have still to end what former jobs left there."""
+        return {name for name, link in self.links.items() if not link.ready}
 
     def down(self, name: str, now: float) -> float:
         """For how many seconds a node has been unreachable; 0.0: it isn't."""

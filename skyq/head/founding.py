@@ -20,7 +20,7 @@ from skyq.core.errors import SkyqError, Unreachable
 from skyq.core.model import Device, Node, Reach
 from skyq.core.paths import ClusterDir, Home
 from skyq.head.head import Head
-from skyq.store.place import home_root, make_private, state_home
+from skyq.store.place import has_queue, home_root, make_private, state_home
 from skyq.transport.base import Channel
 
 LOCK_WAIT = 120.0  # seconds for another client that founds the same cluster
@@ -65,15 +65,13 @@ def begin(cluster: str, pool: str) -> Message:
 def names(cluster: str) -> List[str]:
     """Of the nodes that a cluster has whose head is here; none where there is no such cluster."""
     where = state_home().cluster(cluster)
-    return (
-        [node.name for node in Head(where, cluster).store.nodes()] if os.path.exists(where.database) else []
-    )
+    return [node.name for node in Head(where, cluster).store.nodes()] if has_queue(where) else []
 
 
 def _refuse_if_unspeakable(where: ClusterDir) -> None:
     """Commands name the state in a line for the login shell here."""
     try:
-        keylines.shell_line(keylines.DEFAULT_LAUNCHER, "", needs=where.database)
+        keylines.shell_line(keylines.DEFAULT_LAUNCHER, "", needs=(where.database,))
     except keylines.NoLine as error:
         text = (
             "the queue can't be there: %s. Set SKYQ_HOME to another folder there, in ~/.bashrc or the like."
@@ -84,7 +82,7 @@ def _refuse_if_unspeakable(where: ClusterDir) -> None:
 def discard(cluster: str) -> None:
     """Remove the state of a cluster that never had a node; on a worker there is none."""
     where = state_home().cluster(cluster)
-    if os.path.exists(where.database) and not Head(where, cluster).store.nodes():
+    if has_queue(where) and not Head(where, cluster).store.nodes():
         shutil.rmtree(where.root, ignore_errors=True)
 
 

@@ -8,19 +8,19 @@ from __future__ import annotations
 import json
 import os
 import time
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, List, Optional, Sequence, Set
 
 from skyq import __version__
 from skyq.core import schedule, states
 from skyq.core.accelerators import resources_text
 from skyq.core.errors import Misfit, SkyqError
 from skyq.core.model import Grant, Holding, Job, Node, Snapshot, Task, Waiting
-from skyq.core.paths import ClusterDir, host_word, step_log
+from skyq.core.paths import ClusterDir, attempt_logs, host_word, step_log
 from skyq.core.rankenv import task_id
 from skyq.core.versions import order
-from skyq.head import specs, wake, workdirs
+from skyq.head import overtaking, specs, wake, workdirs
 from skyq.head.fleet import UNGROUPED
-from skyq.head.links import CONNECTING, UNREACHABLE
+from skyq.head.links import CONNECTING, ENDING, UNREACHABLE
 from skyq.store.place import make_private, private_folders
 from skyq.store.store import NewJob, Store
 
@@ -44,7 +44,7 @@ class Head:
         self.where = where
         self.cluster = cluster
         make_private(where.root)
-        self.store = Store.open(where.database)
+        self.store = Store.of(where)
         if not self.store.get("cluster_id"):
             with self.store.transaction():
                 if not self.store.get("cluster_id"):
@@ -97,6 +97,7 @@ class Head:
             priority=task.priority,
             has_setup=task.setup is not None,
             cpus_shown=task.cpus_shown,
+            recovery=task.recovery,
             spec=specs.stored(task, cwd),
         )
         with self.store.transaction(), specs.saved_secrets(self.where, uuid, task.secrets):
@@ -177,8 +178,8 @@ class Head:
         reasons = self._node_troubles(jobs)
         waiting = [job for job in jobs if job.state in states.WAITING]
         if waiting:
-            found = schedule.explain(self._snapshot(), 0.0)
-            reasons.update({job.id: job.reason or found.get(job.id, "") for job in waiting})
+            found, away = schedule.explain(self._snapshot(), 0.0), self._away()
+            reasons.update({job.id: _why_it_waits(job, found.get(job.id, ""), away) for job in waiting})
         return reasons
 
     def _node_troubles(self, jobs: Sequence[Job]) -> Dict[int, str]:
@@ -193,16 +194,22 @@ class Head:
                     found[job.id] = "; ".join(troubles)
         return found
 
+    def _away(self) -> Set[str]:
+        """The nodes that may still run what a former attempt left there."""
+        words = UNREACHABLE, CONNECTING, ENDING
+        return {name for name, why in self.trouble().items() if why.startswith(words)}
+
     def _snapshot(self) -> Snapshot:
-        everybody = self.store.jobs(unfinished=True)
+        everybody, away = self.store.jobs(unfinished=True), self._away()
         return Snapshot(
             tuple(self.nodes()),
             tuple(Holding(j.id, j.grants) for j in everybody if j.state in states.ACTIVE),
             tuple(
-                Waiting(j.id, j.num_nodes, j.alternatives, j.priority)
+                Waiting(j.id, j.num_nodes, j.alternatives, j.priority, j.overtaken)
                 for j in everybody
-                if j.state in states.WAITING
+                if j.state in states.WAITING and not away.intersection(j.awaits)
             ),
+            *overtaking.rules(self.store),
         )
 
     def resources(self, job: Job) -> str:
@@ -214,6 +221,14 @@ class Head:
         """Where the job's logs lie."""
         return self.where.job_logs(job.id, job.name or "")
 
+    def attempt_folder(self, job: Job) -> str:
+        """Where those of the attempt lie that this record is of."""
+        return attempt_logs(self.log_folder(job), job.number)
+
+    def attempt(self, job: Job, number: int) -> Job:
+        """The job as that attempt has it, or had it; `job` itself is the current one."""
+        return job if number >= job.number else self.store.attempts(job)[number - 1]
+
     def step_logs(self, job: Job) -> Dict[str, str]:
         """Step → path of its raw log, in the order of display; the files may not be there yet."""
         nodes = {node.name: node for node in self.store.nodes(former=True)}
@@ -223,7 +238,7 @@ class Head:
                 found["setup-%d" % nodes[name].index] = nodes[name].index
         for grant in job.grants:
             found["run-%d" % grant.rank] = nodes[grant.node].index if grant.node in nodes else 0
-        single, folder = specs.single(job, self.alone_until(), nodes), self.log_folder(job)
+        single, folder = specs.single(job, self.alone_until(), nodes), self.attempt_folder(job)
         return {step: step_log(folder, step, single, host_word(index)) for step, index in found.items()}
 
     def alone_until(self) -> int:
@@ -231,8 +246,8 @@ class Head:
         return alone_until(self.store)
 
     def logs_owed(self, job: Job) -> bool:
-        """Whether a part of an ended job's logs is still on its way here."""
-        return bool(self.store.owed_logs(job.id))
+        """Whether a part of an ended attempt's logs is still on its way here."""
+        return any(owed.attempt == job.attempt for owed in self.store.owed_logs(job.id))
 
     # Orders.
 
@@ -283,6 +298,14 @@ class Head:
 def alone_until(store: Store) -> int:
     """See specs.Cluster."""
     return NO_END if store.ever_alone() else int(store.get(ALONE_UNTIL) or 0)
+
+
+def _why_it_waits(job: Job, plan: str, away: Set[str]) -> str:
+    """`plan`: what the plan says. A job that was put back tells that first."""
+    held = sorted(away.intersection(job.awaits))
+    if held:
+        return "%s; the next one waits until nothing can run on %s" % (job.reason, ", ".join(held))
+    return "; ".join(why for why in (job.reason, plan) if why) if job.number > 1 else job.reason or plan
 
 
 def _grant_text(grant: Grant) -> str:

@@ -43,7 +43,7 @@ class Pulls:
     def __init__(self) -> None:
         self._pulls: Dict[Tuple[str, int, str], _Pull] = {}
         self._owed: Dict[Tuple[str, int, str], bool] = {}
-        """Of jobs that have ended: whether it was asked for on the connection that is there."""
+        """Of attempts that have ended: whether it was asked for on the connection that is there."""
 
     def wish(self, source: Source) -> Optional[Message]:
         """What to ask a step's node for; None where its log needs nobody's help."""
@@ -103,7 +103,7 @@ class Pulls:
         return (uuid, attempt, step) in self._pulls
 
     def job_over(self, uuid: str, connected: Callable[[str], bool]) -> None:
-        """The job has ended: forget what is here. What isn't comes on the connection that is there, or is
+        """The attempt has ended: forget what is here. What isn't comes on the connection that is there, or is
         asked for on the next one. `connected`: whether a node is.
         """
         for name in [name for name in self._pulls if name[0] == uuid]:
@@ -112,7 +112,7 @@ class Pulls:
             else:
                 self._owed[name] = connected(self._pulls[name].source.node)
 
-    # Logs of jobs that have ended.
+    # Logs of attempts that have ended.
 
     def owe(self, source: Source) -> None:
         """A former dispatcher remembered that the rest of it must still come."""

@@ -14,7 +14,7 @@ from typing import Dict, Iterator, List, Mapping, NamedTuple, Sequence
 from skyq.core import rankenv, states
 from skyq.core.errors import StoreError, UsageError
 from skyq.core.model import Device, Job, Node, Task
-from skyq.core.paths import ClusterDir, host_word, step_log
+from skyq.core.paths import ClusterDir, attempt_logs, host_word, step_log
 from skyq.core.protocol import Message
 from skyq.head import courier
 from skyq.store.store import Store
@@ -160,6 +160,7 @@ def step_spec(cluster: Cluster, job: Job, step: str, spec: Message) -> Message:
         job.user,
         tuple(nodes[grant.node].ip for grant in grants),
         rankenv.whole_devices(request.amount),
+        job.number,
     )
     user_env = dict(spec["envs"])
     if spec["secrets"]:
@@ -187,7 +188,7 @@ def step_spec(cluster: Cluster, job: Job, step: str, spec: Message) -> Message:
 def log_path(cluster: Cluster, job: Job, step: str) -> str:
     """Where the raw log of a step is, or comes to, on the head. Makes the folder for it."""
     node = cluster.nodes[node_of(job, step, cluster.nodes)]
-    folder = cluster.where.job_logs(job.id, job.name or "")
+    folder = attempt_logs(cluster.where.job_logs(job.id, job.name or ""), job.number)
     path = step_log(folder, step, single(job, cluster.alone_until, cluster.nodes), host_word(node.index))
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
     return path

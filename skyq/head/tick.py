@@ -7,11 +7,12 @@ committed. Only then the nodes are told, and to tell them twice does no harm.
 from __future__ import annotations
 
 import time
-from typing import Any, Dict, List, Set, Tuple
+from typing import Any, Dict, List, Optional, Set, Tuple
 
 from skyq.core import schedule, states
-from skyq.core.lifecycle import Verdict
-from skyq.core.model import Job, Node, Quarantine, Snapshot
+from skyq.core.lifecycle import FAILURE, Verdict
+from skyq.core.model import Job, Node, Quarantine, Snapshot, Waiting
+from skyq.head import overtaking
 from skyq.head.board import Board
 from skyq.head.links import CONNECTING
 from skyq.head.pulls import Pulls
@@ -28,23 +29,28 @@ class Acts:
         self.stop: List[Tuple[int, str]] = []
         self.over: List[int] = []
         self.owed: List[Tuple[Job, str]] = []
-        """Steps of jobs that are final now, whose logs are still to be asked for."""
+        """Steps of attempts that are over now, whose logs are still to be asked for."""
         self.quarantined = False
         """Whether devices went into quarantine."""
         self.ended: List[str] = []
         """Uuids of the jobs that are final now."""
+        self.again: List[str] = []
+        """Uuids of those of which an attempt is over now, and another one will follow."""
 
 
-def tick(store: Store, board: Board, nodes: Tuple[Node, ...], pulls: Pulls) -> Acts:
-    """Decide and record. Raises StoreError when that can't be done; then nothing was decided."""
+def tick(store: Store, board: Board, nodes: Tuple[Node, ...], away: Set[str], pulls: Pulls) -> Acts:
+    """Decide and record. Raises StoreError when that can't be done; then nothing was decided.
+
+    `away`: the nodes that have not told yet that nothing of former attempts runs there.
+    """
     acts = Acts()
     with store.transaction():
         board.refresh(store)
         _settle(store, board, acts, pulls)
-        _plan(store, board, nodes, acts)
+        _plan(store, board, nodes, away, acts)
         _record_pids(store, board)
         for source in pulls.paid():
-            store.forget_log(source.job_id, source.step)
+            store.forget_log(source.job_id, source.step, source.attempt)
     return acts
 
 
@@ -58,11 +64,15 @@ def _settle(store: Store, board: Board, acts: Acts, pulls: Pulls) -> None:
         if verdict.state == states.RUNNING:
             _move(store, board, job, states.RUNNING, started_at=time.time(), reason="")
         elif verdict.state == states.PENDING:
-            _requeue(store, board, job, verdict.reason)
+            _put_back(store, board, job, reason=verdict.reason)
         elif verdict.state is not None:
             acts.owed += [(job, step) for step in _remember_logs(store, board, job, pulls)]
-            _finish(store, board, job, verdict)
-            acts.ended.append(job.uuid)
+            if verdict.again:
+                _requeue(store, board, job, verdict)
+                acts.again.append(job.uuid)
+            else:
+                _finish(store, board, job, verdict)
+                acts.ended.append(job.uuid)
         acts.start += [(job.id, step) for step in verdict.start]
         acts.go += [(job.id, step) for step in verdict.go if (job.id, step) not in board.going]
         acts.stop += [(job.id, step) for step in verdict.stop if (job.id, step) not in board.stopping]
@@ -86,10 +96,25 @@ def _lock_up(store: Store, board: Board, job: Job, verdict: Verdict) -> Verdict:
     return verdict._replace(reason=reason)
 
 
-def _requeue(store: Store, board: Board, job: Job, why: str) -> None:
+def _put_back(store: Store, board: Board, job: Job, **changes: Any) -> None:
+    """Among those that wait, under the same id."""
     unstarted: Dict[str, Any] = {"alternative": None, "grants": (), "setup_on": (), "started_at": None}
-    unstarted["pids"] = {}
-    _move(store, board, job, states.PENDING, reason=why, attempt=job.attempt + 1, **unstarted)
+    unstarted.update(pids={}, attempt=job.attempt + 1, **changes)
+    _move(store, board, job, states.PENDING, **unstarted)
+
+
+def _requeue(store: Store, board: Board, job: Job, verdict: Verdict) -> None:
+    """Keep what this attempt came to, and let the job wait for the next one."""
+    assert verdict.state is not None
+    pids = board.pids.pop(job.id, job.pids)
+    ended = job._replace(
+        state=verdict.state, ended_at=time.time(), reason=verdict.reason, exit_codes=verdict.codes, pids=pids
+    )
+    store.keep_attempt(ended)
+    counted = {"failures": job.failures + 1} if verdict.again == FAILURE else {"losses": job.losses + 1}
+    reason = "attempt %d: %s" % (job.number, verdict.reason)
+    awaits = tuple(sorted(board.lost_on.get(job.id, ())))
+    _put_back(store, board, job, reason=reason, awaits=awaits, **counted)
 
 
 def _remember_logs(store: Store, board: Board, job: Job, pulls: Pulls) -> List[str]:
@@ -111,39 +136,63 @@ def _remember_logs(store: Store, board: Board, job: Job, pulls: Pulls) -> List[s
 
 def _finish(store: Store, board: Board, job: Job, verdict: Verdict) -> None:
     assert verdict.state is not None
+    of = ", in attempt %d" % job.number if job.number > 1 else ""
     _move(
         store,
         board,
         job,
         verdict.state,
         ended_at=time.time(),
-        reason=verdict.reason,
-        exit_codes=list(verdict.codes),
+        reason=verdict.reason + of,
+        exit_codes=verdict.codes,
         pids=board.pids.pop(job.id, job.pids),
     )
 
 
-def _plan(store: Store, board: Board, nodes: Tuple[Node, ...], acts: Acts) -> None:
+def _plan(store: Store, board: Board, nodes: Tuple[Node, ...], away: Set[str], acts: Acts) -> None:
     """Start what fits now."""
     if not board.waiting:
+        overtaking.keep(store, None)
         return
     waiting = tuple(board.waiting.values())
     quarantined = store.quarantined()
     nodes = tuple(node._replace(quarantined=quarantined.get(node.name, ())) for node in nodes)
+    if away:
+        # No rank runs twice at once: what a lost node may still run of a job comes to an end first.
+        waiting = tuple(job for job in waiting if not away.intersection(board.jobs[job.id].awaits))
     if any(node.unusable == CONNECTING for node in nodes):
         # A setup is for every node; those that can't be had are left out, but not those that soon can.
         waiting = tuple(job for job in waiting if not board.jobs[job.id].has_setup)
-    snapshot = Snapshot(nodes, tuple(board.holding.values()), waiting)
-    for start in schedule.plan(snapshot, time.monotonic()).starts:
+    now = time.monotonic()
+    waiting = board.overtaken.told(waiting, board.jobs, now)
+    snapshot = Snapshot(nodes, tuple(board.holding.values()), waiting, *overtaking.rules(store))
+    plan = schedule.plan(snapshot, now)
+    overtaking.keep(store, plan.kept.start if plan.kept else None)
+    if plan.first_blocked is not None:
+        _note_overtaken(
+            store, board, plan.first_blocked, board.overtaken.due(plan.first_blocked, plan.overtaken, now)
+        )
+    for start in plan.starts:
         job = board.jobs[start.job]
         to = states.SETTING_UP if job.has_setup else states.RUNNING
         more: Dict[str, Any] = {"started_at": time.time()}
         if job.has_setup:
             more = {"setup_on": _setup_on(nodes, {grant.node for grant in start.grants})}
+        if job.awaits:
+            more["awaits"] = ()
+        if job.overtaken is not None:
+            more["overtaken"] = None
         _move(store, board, job, to, alternative=start.alternative, grants=start.grants, reason="", **more)
         board.may_return.add(job.id)
         acts.start += [(job.id, step) for step in board.verdict(board.jobs[job.id]).start]
     board.dirty.clear()
+
+
+def _note_overtaken(store: Store, board: Board, first: Waiting, seconds: Optional[float]) -> None:
+    if seconds is not None:
+        store.note(first.id, overtaken=seconds)
+        board.put(board.jobs[first.id]._replace(overtaken=seconds, rev=store.rev()), store)
+        board.rev = store.rev()
 
 
 def _setup_on(nodes: Tuple[Node, ...], granted: Set[str]) -> Tuple[str, ...]:

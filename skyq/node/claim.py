@@ -43,12 +43,13 @@ def read(where: ClaimDir) -> Optional[Claim]:
     return {"cluster": "?", "id": "", "head": "?", "state_dir": "", **claim, "uid": owner}
 
 
-def refusal(where: ClaimDir, cluster_id: str) -> Optional[str]:
-    """Why this machine is not for the cluster with that id; None: it is, or it is free."""
+def refusal(where: ClaimDir, cluster_id: str, state_dir: str) -> Optional[str]:
+    """Why this machine is not for the cluster of that id, whose state is there; None: it is, or is free."""
     claim = read(where)
     if claim is None or (claim["id"] == cluster_id and claim["uid"] == os.getuid()):
         return None
-    if claim["uid"] == os.getuid() and claim["state_dir"] and not os.path.isdir(claim["state_dir"]):
+    former = claim["state_dir"] if claim["uid"] == os.getuid() else ""
+    if former and (former == state_dir or not os.path.isdir(former)):
         return None  # its queue was deleted: nobody will ever give it back
     owner = _account(claim["uid"])
     return (
@@ -61,7 +62,7 @@ def refusal(where: ClaimDir, cluster_id: str) -> Optional[str]:
 def take(where: ClaimDir, claim: Claim) -> None:
     """Claim this machine, or keep the claim. Raises HostClaimed with the owner's name."""
     os.makedirs(where.root, exist_ok=True)
-    why = refusal(where, claim["id"])
+    why = refusal(where, claim["id"], claim["state_dir"])
     if why:
         raise HostClaimed(why)
     found = read(where)
@@ -73,7 +74,7 @@ def take(where: ClaimDir, claim: Claim) -> None:
     shims = _open_shims(where)
     try:
         fcntl.flock(shims, fcntl.LOCK_EX | fcntl.LOCK_NB)  # of several claimers, one at a time
-        why = refusal(where, claim["id"])
+        why = refusal(where, claim["id"], claim["state_dir"])
         if why:
             raise HostClaimed(why)
         if read(where) is not None:
@@ -140,7 +141,9 @@ def _create(where: ClaimDir, claim: Claim) -> None:
         os.fsync(fd)
         os.link(aside, where.claim)
     except FileExistsError:
-        raise HostClaimed(refusal(where, claim["id"]) or "This machine was claimed a moment ago.") from None
+        raise HostClaimed(
+            refusal(where, claim["id"], claim["state_dir"]) or "This machine was claimed a moment ago."
+        ) from None
     finally:
         os.close(fd)
         os.unlink(aside)

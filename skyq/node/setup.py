@@ -152,8 +152,8 @@ def _replaced(path: str, before: bytes, after: bytes) -> bool:
 
 def uninstall(home: Home, state: Home) -> None:
     """Remove what came over SSH, unless something else here needs it. This process itself lives on."""
-    queues = [name for name in names(state.clusters) if os.path.exists(state.cluster(name).database)]
-    if queues or names(state.nodes):
+    queues = [state.cluster(name) for name in names(state.clusters)]
+    if names(state.nodes) or any(os.path.exists(q.database) or os.path.exists(q.journal) for q in queues):
         return
     for folder in (home.bin, home.app):
         shutil.rmtree(folder, ignore_errors=True)

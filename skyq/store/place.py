@@ -6,7 +6,7 @@ import os
 import stat
 
 from skyq.core.errors import StoreError
-from skyq.core.paths import Home
+from skyq.core.paths import ClusterDir, Home
 
 # SQLite's locks and shared memory don't hold across machines, and a run directory must be the node's own.
 SHARED = frozenset(
@@ -29,6 +29,11 @@ def state_home() -> Home:
 
     base = os.environ.get("SKYQ_STATE_DIR") or "/var/tmp/skyq-%d" % os.getuid()
     return Home(os.path.join(base, hashlib.sha256(root.encode()).hexdigest()[:12]))
+
+
+def has_queue(where: ClusterDir) -> bool:
+    """Whether there is a queue, be its database damaged or gone."""
+    return os.path.exists(where.database) or os.path.exists(where.journal)
 
 
 def make_private(path: str) -> None:

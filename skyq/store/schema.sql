@@ -44,6 +44,11 @@ CREATE TABLE jobs (
     pids                TEXT NOT NULL DEFAULT '{}',
     grants              TEXT NOT NULL DEFAULT '[]',  -- JSON: [[node, rank, [[device, amount], ...], cpus, memory], ...]
     setup_on            TEXT NOT NULL DEFAULT '[]',  -- JSON: the nodes that the current attempt's setup runs on
+    recovery            TEXT NOT NULL DEFAULT '[0,[],false]',  -- JSON: [retries, exit codes, requeue]
+    failures            INTEGER NOT NULL DEFAULT 0,  -- earlier attempts that count as retries
+    losses              INTEGER NOT NULL DEFAULT 0,  -- earlier attempts that don't
+    awaits              TEXT NOT NULL DEFAULT '[]',  -- JSON: nodes that a lost attempt may still run on
+    overtaken           REAL,                  -- seconds since a later job first started where this might have
     rev                 INTEGER NOT NULL,      -- grows with every change of any row
     spec                TEXT NOT NULL,         -- JSON; last, so that reading the rest skips it
     CHECK (state NOT IN ('SUCCEEDED', 'FAILED', 'FAILED_SETUP', 'FAILED_DRIVER', 'CANCELLED')
@@ -86,13 +91,21 @@ CREATE TABLE events (
 );
 CREATE INDEX events_by_job ON events (job_id);
 
--- Logs on workers whose last bytes the head lacks although the job has ended.
+-- How attempts ended whose jobs were run again.
+CREATE TABLE attempts (
+    job_id INTEGER NOT NULL REFERENCES jobs (id),
+    number INTEGER NOT NULL,  -- 1, 2, ...: as people count them
+    record TEXT NOT NULL,     -- JSON: what the row in jobs said of it
+    PRIMARY KEY (job_id, number)
+) WITHOUT ROWID;
+
+-- Logs on workers whose last bytes the head lacks although the attempt has ended.
 CREATE TABLE owed_logs (
     job_id  INTEGER NOT NULL REFERENCES jobs (id),
     step    TEXT NOT NULL,
     node    TEXT NOT NULL,
     attempt INTEGER NOT NULL,
-    PRIMARY KEY (job_id, step)
+    PRIMARY KEY (job_id, step, attempt)
 ) WITHOUT ROWID;
 
 -- Devices that nobody may get: processes of an ended job use them, and can't be killed.

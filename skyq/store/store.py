@@ -11,11 +11,13 @@ import json
 import os
 import sqlite3
 from contextlib import contextmanager
-from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Set, Tuple
 
 from skyq.core import states
 from skyq.core.errors import StoreError
-from skyq.core.model import Device, Grant, Job, Node, Quarantine, Reach, Request
+from skyq.core.model import Device, Grant, Job, Node, Quarantine, Reach, Recovery, Request
+from skyq.core.paths import ClusterDir
+from skyq.store.journal import Entry, Journal
 
 SCHEMA_VERSION = 4
 BUSY_TIMEOUT = 60.0  # seconds; a transaction lasts milliseconds, so whoever waits longer has a bug to report
@@ -23,7 +25,7 @@ BUSY_TIMEOUT = 60.0  # seconds; a transaction lasts milliseconds, so whoever wai
 _COLUMNS = (
     "id, uuid, name, user, state, submitted_at, started_at, ended_at, num_nodes, alternatives, priority, "
     "attempt, alternative, cancel_requested_at, reason, exit_codes, has_setup, cpus_shown, task_id, pids, "
-    "grants, setup_on, rev"
+    "grants, setup_on, rev, recovery, failures, losses, awaits, overtaken"
 )
 _UPGRADES = {
     1: (
@@ -34,6 +36,18 @@ _UPGRADES = {
     ),
     2: ("ALTER TABLE nodes ADD COLUMN removed INTEGER NOT NULL DEFAULT 0",),
     3: (
+        "ALTER TABLE jobs ADD COLUMN recovery TEXT NOT NULL DEFAULT '[0,[],false]'",
+        "ALTER TABLE jobs ADD COLUMN failures INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE jobs ADD COLUMN losses INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE jobs ADD COLUMN awaits TEXT NOT NULL DEFAULT '[]'",
+        "ALTER TABLE jobs ADD COLUMN overtaken REAL",
+        "CREATE TABLE attempts (job_id INTEGER NOT NULL REFERENCES jobs (id), number INTEGER NOT NULL, "
+        "record TEXT NOT NULL, PRIMARY KEY (job_id, number)) WITHOUT ROWID",
+        "ALTER TABLE owed_logs RENAME TO owed_before",
+        "CREATE TABLE owed_logs (job_id INTEGER NOT NULL REFERENCES jobs (id), step TEXT NOT NULL, "
+        "node TEXT NOT NULL, attempt INTEGER NOT NULL, PRIMARY KEY (job_id, step, attempt)) WITHOUT ROWID",
+        "INSERT INTO owed_logs SELECT job_id, step, node, attempt FROM owed_before",
+        "DROP TABLE owed_before",
         "CREATE TABLE quarantine (node TEXT NOT NULL, device INTEGER NOT NULL, job_id INTEGER NOT NULL "
         "REFERENCES jobs (id), attempt INTEGER NOT NULL, step TEXT NOT NULL, since REAL NOT NULL, "
         "who TEXT NOT NULL, PRIMARY KEY (node, device, job_id, attempt, step)) WITHOUT ROWID",
@@ -42,7 +56,16 @@ _UPGRADES = {
         "BEGIN SELECT RAISE(ABORT, 'a device is quarantined'); END",
     ),
 }
-"""What takes a database from a version to the next one. Additive only."""
+"""What takes a database from a version to the next one. Nothing is lost."""
+_OF_ATTEMPT = (
+    *("state", "attempt", "alternative", "started_at", "ended_at", "reason", "exit_codes", "pids"),
+    *("grants", "setup_on", "failures", "losses", "awaits"),
+)
+"""What of a job was different in an attempt that is over."""
+_WHOLE = ("nodes", "meta", "owed_logs", "quarantine")
+"""Small tables: the journal has all of one where anything of it changed."""
+_PASSING = frozenset({"trouble", "since", "node_seen", "ungrouped"})
+"""Settings that change often, and are found out again by themselves."""
 _UNFINISHED = "state IN ('PENDING', 'SETTING_UP', 'RUNNING')"
 
 
@@ -60,10 +83,11 @@ class NewJob(NamedTuple):
     cpus_shown: str
     spec: str
     """JSON; opaque here."""
+    recovery: Recovery = Recovery()
 
 
 class OwedLog(NamedTuple):
-    """The log of a step on a worker, whose end the head lacks although the job has ended."""
+    """The log of a step on a worker, whose end the head lacks although the attempt has ended."""
 
     job_id: int
     step: str
@@ -74,22 +98,35 @@ class OwedLog(NamedTuple):
 class Store:
     """One open database. Not for use by several threads."""
 
-    def __init__(self, path: str, db: sqlite3.Connection) -> None:
+    def __init__(self, path: str, db: sqlite3.Connection, journal: Journal) -> None:
         self.path = path
         self._db = db
+        self._journal = journal
+        self._touched: Dict[str, Set[Any]] = {}
+        """Table → keys of the rows that this transaction has changed, for the journal."""
 
     @classmethod
-    def open(cls, path: str) -> Store:
-        """Open the database, making it if it isn't there.
+    def of(cls, where: ClusterDir) -> Store:
+        """That of a cluster, on its head. See open()."""
+        return cls.open(where.database, where.journal)
 
-        Raises StoreError when the disk is full, the file is damaged, or a newer skyq made it.
+    @classmethod
+    def open(cls, path: str, journal: str = "") -> Store:
+        """Open the database, making it if there is neither it nor a journal of it. "": no journal is kept.
+
+        Raises StoreError when the disk is full, the file is damaged or gone, or a newer skyq made it.
         """
+        kept = Journal(path, journal)
         with _told(path):
             if not os.path.exists(path):
+                if kept.exists():
+                    raise _lost(path, "is gone")
                 os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
                 os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
             db = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None)
             version = db.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0 and kept.exists():
+                raise _lost(path, "is empty")
             if version == 0:
                 _create(db)
             elif version > SCHEMA_VERSION:
@@ -101,7 +138,7 @@ class Store:
                 _upgrade(db)
             db.execute("PRAGMA synchronous = FULL")
             db.execute("PRAGMA foreign_keys = ON")
-        return cls(path, db)
+        return cls(path, db, kept)
 
     def close(self) -> None:
         """Done with it."""
@@ -112,12 +149,82 @@ class Store:
         """All or nothing, durable when it ends; what is read within stays true until then."""
         with _told(self.path):
             self._db.execute("BEGIN IMMEDIATE")
+            self._touched.clear()
+            before = None
             try:
                 yield
+                if self._journal.path:
+                    before = self._journal.append(self._changed())
                 self._db.execute("COMMIT")
             finally:
                 if self._db.in_transaction:
+                    if before is not None:
+                        self._journal.cut(before)
                     self._db.execute("ROLLBACK")
+
+    # The journal.
+
+    def _touch(self, table: str, key: Any = None) -> None:
+        self._touched.setdefault(table, set()).add(key)
+
+    def _changed(self) -> Iterator[Entry]:
+        """What the transaction has changed, for the journal."""
+        for key in sorted(self._touched.get("jobs", ())):
+            yield from (("jobs", row) for row in self._rows("jobs", _COLUMNS, "id = ?", key))
+        for key in sorted(self._touched.get("spec", ())):
+            yield "spec", [key, self.spec(key)]
+        for key in sorted(self._touched.get("attempts", ())):
+            yield from (
+                ("attempts", row) for row in self._rows("attempts", "*", "(job_id, number) = (?, ?)", *key)
+            )
+        yield from ((table, list(self._rows(table, "*"))) for table in _WHOLE if table in self._touched)
+
+    def _everything(self) -> Iterator[Entry]:
+        yield from ((table, list(self._rows(table, "*"))) for table in _WHOLE)
+        yield from (("spec", list(row)) for row in self._db.execute("SELECT id, spec FROM jobs ORDER BY id"))
+        yield from (("attempts", row) for row in self._rows("attempts", "*"))
+        yield from (("jobs", row) for row in self._rows("jobs", _COLUMNS, "1 ORDER BY rev"))
+
+    def _rows(self, table: str, columns: str, where: str = "1", *values: Any) -> Iterator[Dict[str, Any]]:
+        found = self._db.execute("SELECT %s FROM %s WHERE %s" % (columns, table, where), values)
+        names = [column[0] for column in found.description]
+        return (dict(zip(names, row)) for row in found)
+
+    def see_to_journal(self) -> None:
+        """Begin it anew where it lacks something, or has become long."""
+        with self.transaction(), _told(self.path):
+            if self._journal.is_behind(self.rev()):
+                self._journal.replace(self._everything())
+
+    def damage(self) -> str:
+        """What SQLite finds to be wrong; "": nothing."""
+        with _told(self.path):
+            found = [str(row[0]) for row in self._db.execute("PRAGMA integrity_check(1)")]
+        return "" if found == ["ok"] else "; ".join(found)
+
+    def restore(self, told: Mapping[str, Iterable[Mapping[str, Any]]]) -> None:
+        """Fill an empty database with rows by table; devices are in use where active jobs have them."""
+        with self.transaction():
+            for table in ("meta", "nodes", "jobs", "attempts", "owed_logs"):
+                self._fill(table, told[table])
+            for job in sorted(self.jobs(unfinished=True), key=lambda job: -job.rev):
+                if job.state in states.ACTIVE:
+                    self._hold_again(job)
+            self._fill("quarantine", told["quarantine"])  # who has a share of such a device keeps it
+
+    def _fill(self, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        known = [str(row[1]) for row in self._db.execute("PRAGMA table_info(%s)" % table)]
+        self._db.execute("DELETE FROM " + table)
+        for row in rows:
+            self._insert(table, {name: value for name, value in row.items() if name in known})
+
+    def _hold_again(self, job: Job) -> None:
+        try:
+            self._use_devices(job.id, job.grants)
+        except sqlite3.IntegrityError:
+            # Written down, and not committed: another job got the device. Its nodes end what they have of it.
+            self._db.execute("DELETE FROM device_use WHERE job_id = ?", (job.id,))
+            self._update(job.id, "", (), state=states.PENDING, attempt=job.attempt + 1, grants=(), pids={})
 
     # Jobs, read.
 
@@ -198,21 +305,22 @@ class Store:
             "priority": new.priority,
             "has_setup": int(new.has_setup),
             "cpus_shown": new.cpus_shown,
+            "recovery": _dump(new.recovery),
             "rev": self.rev() + 1,
             "spec": new.spec,
         }
-        job_id = self._db.execute(
-            "INSERT INTO jobs (%s) VALUES (%s)" % (", ".join(row), ", ".join("?" * len(row))),
-            tuple(row.values()),
-        ).lastrowid
+        job_id = self._insert("jobs", row)
         assert job_id is not None
+        self._touch("jobs", job_id)
+        self._touch("spec", job_id)
         return job_id
 
     def move(self, job: Job, to: str, at: float, **changes: Any) -> None:
         """Take the job from the state it was read in to another; an event tells of it.
 
-        `changes`: reason, started_at, ended_at, attempt, alternative, grants, setup_on, exit_codes. Devices
-        are given out when it becomes active, and free when it stops to be. Raises StoreError if the job has
+        `changes`: reason, started_at, ended_at, alternative, grants, setup_on, exit_codes; attempt, failures,
+        losses, awaits when it waits again. Devices are given out when it becomes active, and free when it
+        stops to be. Raises StoreError if the job has
         left that state: an edge that doesn't exist, or a row read before the transaction began.
         """
         if to not in states.EDGES[job.state]:
@@ -221,16 +329,40 @@ class Store:
         if done != 1:
             raise StoreError("Job %d is no longer %s." % (job.id, job.state))
         if to in states.ACTIVE and job.state in states.WAITING:
-            self._db.executemany(
-                "INSERT INTO device_use (node, device, job_id, amount) VALUES (?, ?, ?, ?)",
-                [(g.node, device, job.id, amount) for g in changes["grants"] for device, amount in g.devices],
-            )
+            self._use_devices(job.id, changes["grants"])
         elif to not in states.ACTIVE:
             self._db.execute("DELETE FROM device_use WHERE job_id = ?", (job.id,))
         self._db.execute(
             "INSERT INTO events (job_id, at, from_state, to_state, reason) VALUES (?, ?, ?, ?, ?)",
             (job.id, at, job.state, to, changes.get("reason", "")),
         )
+
+    def _insert(self, table: str, row: Mapping[str, Any]) -> Optional[int]:
+        text = "INSERT INTO %s (%s) VALUES (%s)" % (table, ", ".join(row), ", ".join("?" * len(row)))
+        return self._db.execute(text, tuple(row.values())).lastrowid
+
+    def _use_devices(self, job_id: int, grants: Iterable[Grant]) -> None:
+        self._db.executemany(
+            "INSERT INTO device_use (node, device, job_id, amount) VALUES (?, ?, ?, ?)",
+            [(g.node, device, job_id, amount) for g in grants for device, amount in g.devices],
+        )
+
+    def keep_attempt(self, ended: Job) -> None:
+        """Remember how an attempt ended whose job will be run again. Within a transaction."""
+        fields = ended._asdict()
+        record = {name: _DUMP.get(name, _same)(fields[name]) for name in _OF_ATTEMPT}
+        row = ended.id, ended.number, _dump(record)
+        self._db.execute("INSERT INTO attempts (job_id, number, record) VALUES (?, ?, ?)", row)
+        self._touch("attempts", row[:2])
+
+    def attempts(self, job: Job) -> List[Job]:
+        """The job as each of its attempts had it, the first one first, the current one last."""
+        with _told(self.path):
+            rows = self._db.execute(
+                "SELECT record FROM attempts WHERE job_id = ? ORDER BY number", (job.id,)
+            ).fetchall()
+        former = [json.loads(row[0]) for row in rows if job.number > 1]
+        return [job._replace(**{n: _read(n, value) for n, value in each.items()}) for each in former] + [job]
 
     def note(self, job_id: int, **changes: Any) -> None:
         """Change what is not the state: task_id, pids, reason, cancel_requested_at."""
@@ -239,6 +371,7 @@ class Store:
     def _update(self, job_id: int, guard: str, guard_values: Tuple[object, ...], **changes: Any) -> int:
         changes = {name: _DUMP.get(name, _same)(value) for name, value in changes.items()}
         changes["rev"] = self.rev() + 1
+        self._touch("jobs", job_id)
         return self._db.execute(
             "UPDATE jobs SET %s WHERE id = ? %s" % (", ".join(name + " = ?" for name in changes), guard),
             (*changes.values(), job_id, *guard_values),
@@ -257,11 +390,15 @@ class Store:
 
     def owe_log(self, log: OwedLog) -> None:
         """Remember to fetch it. Within a transaction."""
+        self._touch("owed_logs")
         self._db.execute("INSERT OR REPLACE INTO owed_logs VALUES (?, ?, ?, ?)", log)
 
-    def forget_log(self, job_id: int, step: str) -> None:
+    def forget_log(self, job_id: int, step: str, attempt: int) -> None:
         """It is here as a whole, or is nowhere. Within a transaction."""
-        self._db.execute("DELETE FROM owed_logs WHERE job_id = ? AND step = ?", (job_id, step))
+        self._touch("owed_logs")
+        self._db.execute(
+            "DELETE FROM owed_logs WHERE job_id = ? AND step = ? AND attempt = ?", (job_id, step, attempt)
+        )
 
     # Devices in quarantine. Writing is within a transaction.
 
@@ -278,10 +415,12 @@ class Store:
 
     def quarantine(self, node: str, device: Quarantine) -> None:
         """Give it to nobody from now on."""
+        self._touch("quarantine")
         self._db.execute("INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?, ?, ?, ?, ?)", (node, *device))
 
     def end_quarantine(self, node: str, device: Optional[Quarantine] = None) -> None:
         """Of one device for one step's sake, or of all devices of a node."""
+        self._touch("quarantine")
         values = device[:4] if device else (None,) * 4
         self._db.execute(
             "DELETE FROM quarantine WHERE node = ?1 AND (?2 IS NULL OR "
@@ -316,11 +455,13 @@ class Store:
 
     def set_nodes(self, nodes: Iterable[Node]) -> None:
         """Replace them all. Within a transaction."""
+        self._touch("nodes")
         self._db.execute("DELETE FROM nodes")
         self.put_nodes(nodes)
 
     def put_nodes(self, nodes: Iterable[Node]) -> None:
         """Add them, or replace those of their names. Within a transaction."""
+        self._touch("nodes")
         self._db.executemany(
             "INSERT OR REPLACE INTO nodes (name, idx, devices, cpus, memory, unusable, ip, reach) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -341,10 +482,13 @@ class Store:
 
     def set_unusable(self, name: str, why: str) -> None:
         """Why nothing new may start on a node; "": it may. Within a transaction."""
+        self._touch("nodes")
         self._db.execute("UPDATE nodes SET unusable = ? WHERE name = ?", (why, name))
 
     def remove_node(self, name: str) -> None:
         """It is no longer of the cluster, and the rest of its logs won't come. Within a transaction."""
+        self._touch("nodes")
+        self._touch("owed_logs")
         self._db.execute("UPDATE nodes SET removed = 1, unusable = '' WHERE name = ?", (name,))
         self._db.execute("DELETE FROM owed_logs WHERE node = ?", (name,))
         self.end_quarantine(name)
@@ -357,6 +501,8 @@ class Store:
 
     def set(self, key: str, value: str) -> None:
         """Set a setting. Within a transaction."""
+        if key not in _PASSING:
+            self._touch("meta")
         self._db.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (key, value))
 
 
@@ -373,11 +519,17 @@ def _told(path: str) -> Iterator[None]:
             ) from error
         raise StoreError("The queue's database %s can't be used: %s." % (path, error)) from error
     except sqlite3.DatabaseError as error:
-        raise StoreError("The queue's database %s is damaged: %s." % (path, error)) from error
+        raise _lost(path, "is damaged: %s" % error) from error
     except OSError as error:
         raise StoreError(
             "%s: %s. Nothing was changed." % (error.filename or path, error.strerror or error)
         ) from error
+
+
+def _lost(path: str, what: str) -> StoreError:
+    name = os.path.basename(os.path.dirname(path))
+    text = "The queue's database %s %s.\nJobs that run go on. To have the queue back: skyq recover %s"
+    return StoreError(text % (path, what, name))
 
 
 def _create(db: sqlite3.Connection) -> None:
@@ -424,9 +576,19 @@ def _statements(script: str) -> Iterator[str]:
 def _job(row: Tuple[Any, ...]) -> Job:
     """The one place where a row becomes a record. Columns are in the order of the record's fields."""
     fields = list(row)
-    for at, read in _READ.items():
+    for at, read in _READ_AT.items():
         fields[at] = read(fields[at])
     return Job(*fields)
+
+
+def _read(name: str, value: Any) -> Any:
+    return _READ[name](value) if name in _READ else value
+
+
+@functools.lru_cache(maxsize=256)
+def _recovery(text: str) -> Recovery:
+    retries, codes, requeue = json.loads(text)
+    return Recovery(retries, tuple(codes), requeue)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -455,14 +617,16 @@ def _dump_grants(grants: Iterable[Grant]) -> str:
     return _dump([[g.node, g.rank, g.devices, g.cpus, g.memory] for g in grants])
 
 
-_DUMP: Dict[str, Any] = {"pids": _dump, "exit_codes": _dump, "setup_on": _dump, "grants": _dump_grants}
-
-_NAMES = _COLUMNS.split(", ")
-_READ: Dict[int, Any] = {
-    _NAMES.index("alternatives"): _alternatives,
-    _NAMES.index("exit_codes"): lambda text: tuple(json.loads(text)),
-    _NAMES.index("has_setup"): bool,
-    _NAMES.index("pids"): json.loads,
-    _NAMES.index("grants"): _grants,
-    _NAMES.index("setup_on"): lambda text: tuple(json.loads(text)),
+_DUMP: Dict[str, Any] = {
+    **dict.fromkeys(("pids", "exit_codes", "setup_on", "awaits"), _dump),
+    "grants": _dump_grants,
 }
+_READ: Dict[str, Any] = {
+    "alternatives": _alternatives,
+    **dict.fromkeys(("exit_codes", "setup_on", "awaits"), lambda text: tuple(json.loads(text))),
+    "has_setup": bool,
+    "pids": json.loads,
+    "grants": _grants,
+    "recovery": _recovery,
+}
+_READ_AT = {at: _READ[name] for at, name in enumerate(_COLUMNS.split(", ")) if name in _READ}

@@ -55,6 +55,6 @@ def test_a_folder_may_be_called_almost_anything(shell: str, tmp_path: Path) -> N
     folder = tmp_path / "Jürgen" / "{a,b} ~ (c) [d]* & e; #f|g^h%i=j<k>?"
     folder.mkdir(parents=True)
     (folder / "skyq").write_text("echo ran $1")
-    line = shell_line(str(folder / "skyq"), "well", needs=str(folder), else_say="gone")
+    line = shell_line(str(folder / "skyq"), "well", needs=(str(folder),), else_say="gone")
     done = subprocess.run([path, "-c", line], capture_output=True, check=False)
     assert done.stdout == b"ran well\n", done

@@ -37,8 +37,11 @@ def a_claim(cluster_id: str, state_dir: object = "/") -> claim.Claim:
     return {"cluster": "of-" + cluster_id, "id": cluster_id, "head": "a-head", "state_dir": str(state_dir)}
 
 
-def take(shared: ClaimDir, cluster_id: str, state_dir: object = "/") -> str:
-    """The refusal; "" when the machine was taken."""
+def take(shared: ClaimDir, cluster_id: str, state_dir: Path | None = None) -> str:
+    """The refusal; "" when the machine was taken. Without a `state_dir` it is one of the cluster's own."""
+    if state_dir is None:
+        state_dir = Path(shared.root, "state-of-" + cluster_id)
+        state_dir.mkdir(exist_ok=True)
     os.umask(0o077)  # as the node agent
     try:
         claim.take(shared, a_claim(cluster_id, state_dir))
@@ -123,7 +126,19 @@ def test_a_deleted_queue_of_the_same_account_blocks_nobody(shared: ClaimDir, tmp
     assert take(shared, "old", tmp_path / "deleted") == ""
 
     assert take(shared, "new", tmp_path) == ""
-    assert "'of-new'" in take(shared, "third", tmp_path)
+    assert "'of-new'" in take(shared, "third")
+
+
+def test_a_queue_that_was_deleted_and_begun_anew_in_its_place_has_the_machine(
+    shared: ClaimDir, tmp_path: Path
+) -> None:
+    assert take(shared, "old", tmp_path) == ""
+    shim = claim.hold_shims_lock(shared)
+    assert "still run" in take(shared, "new", tmp_path)
+    os.close(shim)
+
+    assert take(shared, "new", tmp_path) == ""
+    assert "'of-new'" in take(shared, "old", tmp_path / "..")
 
 
 def test_a_machine_with_a_living_shim_of_a_former_queue_is_not_taken(
@@ -163,7 +178,7 @@ def test_of_many_claimers_at_once_one_wins(shared: ClaimDir, tmp_path: Path) -> 
         assert len(winners) == 1
         assert claim.read(shared)["id"] == "%d.%d" % (attempt, winners[0])  # type: ignore[index]
         os.unlink(shared.claim)
-    assert sorted(os.listdir(shared.root)) == ["skyq-host.shims"]
+    assert [name for name in os.listdir(shared.root) if "state-of" not in name] == ["skyq-host.shims"]
 
 
 # Between two accounts.

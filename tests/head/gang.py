@@ -21,7 +21,7 @@ import psutil
 
 from skyq.core import states
 from skyq.core.errors import Unreachable
-from skyq.core.model import UNIT, Device, Job, Node, Reach, Request, Task
+from skyq.core.model import UNIT, Device, Job, Node, Reach, Recovery, Request, Task
 from skyq.core.paths import ClusterDir, RunDir
 from skyq.head import dispatcher, specs
 from skyq.head.head import Head
@@ -33,6 +33,7 @@ from tests.program import ROOT
 from tests.waiting import PATIENCE, wait_until
 
 GIVE_UP = 2.0  # seconds, instead of 45
+ONCE = Recovery()
 
 
 class Cluster:
@@ -80,7 +81,13 @@ class Cluster:
         self.dispatcher.wait()
 
     def submit(
-        self, run: str, nodes: int = 1, gpus: int = 0, setup: str | None = None, uuid: str = ""
+        self,
+        run: str,
+        nodes: int = 1,
+        gpus: int = 0,
+        setup: str | None = None,
+        uuid: str = "",
+        recovery: Recovery = ONCE,
     ) -> str:
         """The uuid of the new job."""
         self.submitted += 1
@@ -90,6 +97,7 @@ class Cluster:
         new = NewJob(
             *(uuid, None, "me", time.time(), nodes, task.alternatives, 0, setup is not None, ""),
             specs.stored(task),
+            recovery,
         )
         with self.store.transaction():
             self.store.submit(new)
@@ -116,9 +124,10 @@ class Cluster:
 
         return wait_until(there, "%s is %s" % (uuid, " or ".join(wanted)), within, self.evidence)
 
-    def log(self, uuid: str, step: str) -> bytes:
-        """What the head has of a step's log."""
-        path = Path(Head(self.where, "lab").step_logs(self.job(uuid))[step])
+    def log(self, uuid: str, step: str, attempt: int = 99) -> bytes:
+        """What the head has of a step's log; of the last attempt, or another one."""
+        head = Head(self.where, "lab")
+        path = Path(head.step_logs(head.attempt(self.job(uuid), attempt))[step])
         return path.read_bytes() if path.exists() else b""
 
     def run_dir(self, index: int, uuid: str, step: str, attempt: int = 1) -> RunDir:

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+from skyq.core.model import Recovery
 from skyq.head.head import Head
 from tests.head.gang import Cluster
 from tests.waiting import wait_until
@@ -94,6 +95,51 @@ def test_a_gang_fails_when_one_of_its_nodes_is_lost_and_leaves_nothing_there(mak
     after = cluster.submit("[ ! -e /proc/%s ]" % alive[0], nodes=3, gpus=8)
     cluster.heal(2)
     cluster.wait(after, "SUCCEEDED")
+
+
+def test_a_lost_gang_is_run_again_where_asked_for_once_nothing_of_it_can_live(make: Make) -> None:
+    """Two nodes would be free for it. But rank 1 still runs on the lost one."""
+    cluster = make(3, lost_after=1.0)
+    script = "echo $$ >> %s/pids; echo ran; [ $SKYQ_ATTEMPT = 2 ] || sleep 600" % cluster.root
+    job = cluster.submit(script, nodes=2, gpus=8, recovery=Recovery(requeue=True))
+    pids = cluster.root / "pids"
+    wait_until(lambda: pids.exists() and len(pids.read_text().split()) == 2, "all ranks run")
+    cluster.cut(1)
+    cluster.wait(job, "PENDING")
+    other = cluster.submit("true", nodes=2, gpus=8)
+    cluster.wait(other, "SUCCEEDED")
+    waits = cluster.job(job)
+    assert (waits.state, waits.awaits, waits.number) == ("PENDING", ("node1",), 2)
+    told = Head(cluster.where, "lab").reasons([waits])[waits.id]
+    assert "node1 has been unreachable" in told and "waits until nothing can run on node1" in told
+
+    cluster.kill_dispatcher()
+    cluster.start()
+    assert cluster.job(job).state == "PENDING"
+    cluster.heal(1)
+    assert cluster.wait(job, "SUCCEEDED").number == 2
+    assert len(pids.read_text().split()) == 4
+    wait_until(
+        lambda: all(cluster.log(job, "run-%d" % r, n) == b"ran\n" for r in (0, 1) for n in (1, 2)),
+        "the logs of both attempts are here",
+        evidence=cluster.evidence,
+    )
+    wait_until(lambda: not cluster.store.owed_logs(), "nothing is owed", evidence=cluster.evidence)
+
+
+def test_a_failing_gang_is_run_again_as_a_whole(make: Make) -> None:
+    cluster = make(3)
+    script = "echo $SKYPILOT_NODE_RANK in $SKYQ_ATTEMPT; [ $SKYQ_ATTEMPT$SKYPILOT_NODE_RANK != 11 ]"
+    job = cluster.submit(script, nodes=3, gpus=8, recovery=Recovery(retries=1))
+    assert cluster.wait(job, "SUCCEEDED").reason == "finished, in attempt 2"
+    for number in (1, 2):
+        wait_until(
+            lambda n=number: all(
+                cluster.log(job, "run-%d" % r, n) == b"%d in %d\n" % (r, n) for r in range(3)
+            ),
+            "the logs of attempt %d are here" % number,
+            evidence=cluster.evidence,
+        )
 
 
 def test_other_jobs_go_on_and_the_lost_node_is_skipped(make: Make) -> None:

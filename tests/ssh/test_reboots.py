@@ -29,6 +29,22 @@ def test_a_worker_that_boots_fails_what_ran_there_and_is_used_again(cluster: Rem
     cluster.wait(other, "SUCCEEDED")
 
 
+def test_a_job_whose_machine_boots_is_run_again_where_asked_for(cluster: Remote) -> None:
+    gate = cluster.gate()
+    script = "[ $SKYQ_ATTEMPT = 2 ] && exit 9; " + gate.wait
+    alone = cluster.submit(*ON["node1"], "--requeue", script)
+    gang = cluster.submit("--num-nodes", "4", "--requeue", script)
+    cluster.until_waiting(gate, "node0", "node2", "node3")
+    cluster.until_waiting(gate, "node1", count=2)
+    cluster.lab.reboot("node1")
+
+    records = cluster.wait_all([alone, gang], "FAILED")
+    for job in (alone, gang):
+        assert records[job]["attempt"] == 2 and 9 in records[job]["exit_codes"]
+    told = cluster.ok("why", "lab", str(alone)).out
+    assert "attempt 1 ended: node rebooted" in told
+
+
 def test_a_head_that_boots_loses_neither_queued_jobs_nor_those_on_workers(cluster: Remote) -> None:
     gate = cluster.gate()
     tale = Tale(gate)
@@ -46,6 +62,26 @@ def test_a_head_that_boots_loses_neither_queued_jobs_nor_those_on_workers(cluste
     gate.open()
     assert cluster.wait(on_worker, "FAILED")["exit_codes"] == [Tale.CODE]
     cluster.wait(queued, "SUCCEEDED")
+    cluster.until_told(record, tale)
+
+
+def test_a_queue_that_was_deleted_on_the_head_is_made_anew_from_the_laptop(cluster: Remote) -> None:
+    gate = cluster.gate()
+    tale = Tale(gate)
+    on_worker = cluster.submit(*ON["node1"], tale.script)
+    gang = cluster.submit("--num-nodes", "4", "--gpus", "H100:4", gate.wait + "; exit 9")
+    record = cluster.wait_all([on_worker, gang], "RUNNING")[on_worker]
+    cluster.until_waiting(gate, "node0", "node2", "node3")
+    for path in (cluster.head.home / ".skyq/clusters/lab").glob("queue.db*"):
+        path.unlink()
+    lost = cluster.run("queue", "lab")
+    assert lost.code == 1 and "skyq recover lab" in lost.err
+
+    assert "0 waiting, 2 running" in cluster.ok("recover", "lab").out
+    assert {cluster.job(job)["status"] for job in (on_worker, gang)} == {"RUNNING"}
+    gate.open()
+    assert cluster.wait(on_worker, "FAILED")["exit_codes"] == [Tale.CODE]
+    assert 9 in cluster.wait(gang, "FAILED")["exit_codes"]
     cluster.until_told(record, tale)
 
 

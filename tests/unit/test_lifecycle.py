@@ -6,7 +6,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skyq.core.lifecycle import ASKED, EXITED, GONE, LIVE, PREPARED, Course, Phase, Verdict, next_verdict
+from skyq.core.lifecycle import (
+    ASKED,
+    EXITED,
+    FAILURE,
+    GONE,
+    LIVE,
+    LOSS,
+    MOST_LOSSES,
+    PREPARED,
+    Course,
+    Phase,
+    Verdict,
+    next_verdict,
+)
+from skyq.core.model import Recovery
 from skyq.core.protocol import UNKNOWN
 from skyq.core.states import FINAL, PENDING, RUNNING, SETTING_UP
 
@@ -48,6 +62,11 @@ def running(*ranks: Phase | None, setup: Phase | None = None, cancel: str = "") 
     if setup is not None:
         phases[SETUP] = setup
     return next_verdict(Course(RUNNING, [SETUP] if setup else [], runs, cancel), phases)
+
+
+def after(phase: Phase, recovery: Recovery, failures: int = 0, losses: int = 0, cancel: str = "") -> Verdict:
+    """Of a running job of one rank that ended so, and may be run again."""
+    return next_verdict(Course(RUNNING, [], [RUN], cancel, recovery, failures, losses), {RUN: phase})
 
 
 # The way that all goes well.
@@ -344,3 +363,42 @@ def test_every_history_starts_each_step_once_and_comes_to_the_end_that_it_deserv
     assert state != "SUCCEEDED" or well
     assert state != "CANCELLED" or world.cancel
     assert state == "SUCCEEDED" or not (world.runs and well)
+
+
+# Another attempt.
+
+
+@pytest.mark.parametrize(
+    "phase, recovery, failures, again",
+    [
+        (gone(3), Recovery(), 0, ""),
+        (gone(3), Recovery(retries=2), 0, FAILURE),
+        (gone(3), Recovery(retries=2), 1, FAILURE),
+        (gone(3), Recovery(retries=2), 2, ""),
+        (gone(3), Recovery(requeue=True), 0, ""),
+        (gone(3), Recovery(codes=(3,)), 9, LOSS),
+        (gone(4), Recovery(codes=(3,)), 0, ""),
+        (gone(0), Recovery(9, (3,), True), 0, ""),
+        (lost(), Recovery(retries=2), 0, ""),
+        (lost(), Recovery(requeue=True), 9, LOSS),
+    ],
+)
+def test_who_is_run_again(phase: Phase, recovery: Recovery, failures: int, again: str) -> None:
+    assert after(phase, recovery, failures).again == again
+
+
+def test_nothing_is_run_again_once_somebody_cancelled_it() -> None:
+    for phase in (gone(3), lost(), gone(0, stopped=True)):
+        assert after(phase, Recovery(9, (3,), True), cancel="cancelled by me").again == ""
+
+
+def test_no_job_is_lost_for_ever() -> None:
+    assert after(lost(), Recovery(requeue=True), losses=MOST_LOSSES - 1).again == LOSS
+    assert after(lost(), Recovery(requeue=True), losses=MOST_LOSSES).again == ""
+
+
+def test_a_rank_that_was_ended_with_the_others_does_not_ask_for_another_attempt() -> None:
+    """Its code is skyq's work."""
+    course = Course(RUNNING, [], ["run-0", "run-1"], recovery=Recovery(codes=(143,)))
+    phases = {"run-0": gone(5), "run-1": gone(143, stopped=True)}
+    assert next_verdict(course, phases).again == ""

@@ -34,7 +34,7 @@ def setup(rank: int = 2, **user: str) -> dict[str, str]:
 
 def sky(env: dict[str, str], prefix: str = "SKYPILOT_") -> dict[str, str]:
     """The variables with a prefix, without it; those that only skyq has left out."""
-    own = ("SKYQ_GPU_IDS", "SKYQ_GPU_UUIDS")
+    own = ("SKYQ_GPU_IDS", "SKYQ_GPU_UUIDS", "SKYQ_ATTEMPT")
     return {
         name[len(prefix) :]: value
         for name, value in env.items()

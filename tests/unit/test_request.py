@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from skyq.core.errors import SkyqError, TaskError
-from skyq.core.model import DEFAULT_CPUS, UNIT, Request, Task
+from skyq.core.model import DEFAULT_CPUS, UNIT, Recovery, Request, Task
 from skyq.core.request import (
     MAX_ENV,
     Overrides,
@@ -21,6 +21,7 @@ from skyq.core.request import (
     parse_accelerators,
     parse_cpus,
     parse_memory,
+    parse_recovery,
     pool_of,
 )
 
@@ -350,3 +351,31 @@ def test_what_a_node_should_have_in_all() -> None:
     assert least("4+", "16+") == (4000, 16384)
     assert least(0.5, "512MB") == (500, 512)
     assert least(None, None) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "value, recovery",
+    [
+        ("FAILOVER", Recovery(requeue=True)),
+        (" none ", Recovery()),
+        ({"strategy": "none", "max_restarts_on_errors": 3}, Recovery(retries=3)),
+        ({"max_restarts_on_errors": 3}, Recovery(retries=3, requeue=True)),
+        ({"recover_on_exit_codes": 33}, Recovery(codes=(33,), requeue=True)),
+        ({"strategy": None, "recover_on_exit_codes": [33, 34]}, Recovery(codes=(33, 34), requeue=True)),
+    ],
+)
+def test_what_job_recovery_asks_for(value: object, recovery: Recovery) -> None:
+    assert parse_recovery(value) == recovery
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(3, True, [], {"strategy": 3}, {"max": 3}),
+        *({"max_restarts_on_errors": wrong} for wrong in (-1, "3", True, 1001)),
+        *({"recover_on_exit_codes": [wrong]} for wrong in (0, "33", 256)),
+    ],
+)
+def test_a_job_recovery_that_means_nothing_is_refused(value: object) -> None:
+    with pytest.raises(TaskError):
+        parse_recovery(value)

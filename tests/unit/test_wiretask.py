@@ -7,7 +7,7 @@ import json
 import pytest
 
 from skyq.core.errors import ProtocolError
-from skyq.core.model import Git, Request, Task
+from skyq.core.model import Git, Recovery, Request, Task
 from skyq.core.wiretask import packed, unpacked
 
 WHOLE = Task(
@@ -22,6 +22,7 @@ WHOLE = Task(
     secrets={"KEY": "s3cret"},
     file_mounts={"data": "~/data"},
     cpus_shown="4+",
+    recovery=Recovery(3, (33,), True),
     warnings=("ports: ignored",),
 )
 
