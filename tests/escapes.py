@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from skyq.node import proc
 from skyq.transport import cgroup
 from tests.node.agent import Agent, Node
 from tests.waiting import wait_until
@@ -116,9 +117,11 @@ def survivors(folder: Path, rung: str, end: str) -> set[str]:
     """The escapes that live when the node says that nothing of their step does. They are killed then."""
     node = Node(folder)
     node.prefix = () if rung == RUNGS[0] else HIDE_CGROUPS
+    trial = _Trial(node)
     try:
-        return _Trial(node).left(end)
+        return trial.left(end)
     finally:
+        trial.kill_rest()
         node.close()
 
 
@@ -145,7 +148,6 @@ class _Trial:
         for step in self.gone(agent):
             found |= {self.steps[step]} & self.living()
         assert not _groups(self.node), "groups are left"
-        self.kill_rest()
         return found
 
     def ask(self, agent: Agent) -> None:
@@ -192,7 +194,8 @@ class _Trial:
     def kill_rest(self) -> None:
         for step in self.steps:
             for pid, start in _recorded(self.witness(step)):
-                if _start(pid) == start:
+                found = proc.stat(pid)  # the one whose first thread has ended looks like a zombie
+                if found is not None and found.start == start:
                     os.kill(pid, signal.SIGKILL)
 
 

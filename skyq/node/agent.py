@@ -27,7 +27,7 @@ from skyq.transport import cgroup
 
 LATE = 15.0  # seconds without a word from the head, after which a start request is too old to obey
 POLL = 0.05  # seconds between looks at what can't be waited for
-LOOKS = 3  # times that nothing of a step is found before nothing is left: who forks on may slip through one
+LOOKS = 10  # times that nothing of a step is found before nothing is left: who forks on may slip through one
 BURIALS = 3  # times that the containers of a step are looked for whose shim was killed
 ABANDONED = 60.0  # seconds without a word from the head, after which its connection is dead: it has another
 

@@ -130,11 +130,22 @@ def all_stats() -> List[Stat]:
 
 
 def _stats() -> Iterator[Stat]:
-    """The newest first, mostly: who forks and ends, again and again, is met before it has done so."""
-    for pid in sorted(map(int, filter(str.isdigit, os.listdir("/proc"))), reverse=True):
+    """The newest first: who forks and ends, again and again, is met before it has done so."""
+    pids = map(int, filter(str.isdigit, os.listdir("/proc")))
+    last = _last_pid()
+    for pid in sorted(pids, key=lambda pid: (pid <= last, pid), reverse=True):  # above it: before the wrap
         found = stat(pid)
         if found is not None:
             yield found
+
+
+def _last_pid() -> int:
+    """The one that was given away last; they begin anew at the top."""
+    try:
+        with open("/proc/loadavg") as file:
+            return int(file.read().split()[4])
+    except (OSError, ValueError, IndexError):
+        return 1 << 30
 
 
 def descendants(

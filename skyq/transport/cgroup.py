@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-from typing import List
+from typing import Iterable, List
 
 PREFIX = "skyq."
 PROBE = PREFIX + "probe."
@@ -88,27 +88,42 @@ def fork(group: str) -> int:
 
 def lives(group: str) -> bool:
     """Whether a process of the group lives, in groups below it too; False for "" and for one that is gone."""
-    return bool(group) and "populated 1\n" in _lines(os.path.join(group, "cgroup.events"))
+    try:
+        with open(group + "/cgroup.events", "rb", buffering=0) as file:
+            return b"populated 1\n" in file.read(4096)
+    except OSError:
+        return False
 
 
 def kill(group: str) -> bool:
     """SIGKILL to all of it at once; whether any lives, or lived a moment ago."""
     if not lives(group):
         return False
-    if not _write(group, "cgroup.kill", "1"):
-        _kill_each(group)
+    if _write(group, "cgroup.kill", "1"):
+        # The kernel (6.18) passes over a process whose first thread has ended while others go on.
+        _kill_each(pid for pid in pids(group) if _is_zombie(pid))
+    else:
+        _kill_frozen(group)
     return True
 
 
-def _kill_each(group: str) -> None:
+def _kill_frozen(group: str) -> None:
     """Before Linux 5.14. Who is frozen forks no more, but takes a KILL."""
     _write(group, "cgroup.freeze", "1")
-    for pid in pids(group):
+    _kill_each(pids(group))
+    _write(group, "cgroup.freeze", "0")
+
+
+def _kill_each(them: Iterable[int]) -> None:
+    for pid in them:
         try:
             os.kill(pid, signal.SIGKILL)
         except OSError:
             pass  # it is gone
-    _write(group, "cgroup.freeze", "0")
+
+
+def _is_zombie(pid: int) -> bool:
+    return any(line.startswith("State:\tZ") for line in _lines("/proc/%d/status" % pid))
 
 
 def pids(group: str) -> List[int]:
@@ -121,6 +136,11 @@ def pids(group: str) -> List[int]:
 
 def remove(group: str) -> None:
     """And those below it; what still has processes stays."""
+    try:
+        os.rmdir(group)  # mostly there are none below
+        return
+    except OSError:
+        pass
     for folder, _, _ in os.walk(group, topdown=False) if group else ():
         try:
             os.rmdir(folder)

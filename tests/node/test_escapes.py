@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from skyq.transport import cgroup, mark
 from tests import escapes
 from tests.node.agent import Node, killed, written
 from tests.program import ROOT
+from tests.waiting import wait_until
 
 
 @pytest.mark.parametrize("rung", escapes.RUNGS)
@@ -100,17 +104,32 @@ def test_what_moves_to_another_group_is_known_by_its_mark(node: Node) -> None:
     assert start is not None and not proc.lives(pid, start.start)
 
 
-def test_a_kernel_without_cgroup_kill_kills_each(grouping: None) -> None:
-    group = cgroup.make(cgroup.base(), cgroup.PREFIX + "test.%d" % os.getpid())
+HEADLESS = """
+import ctypes, threading
+threading.Thread(target=lambda: print(flush=True) or ctypes.CDLL(None).pause()).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+
+
+@pytest.mark.usefixtures("grouping")
+@pytest.mark.parametrize("kill", [cgroup.kill, cgroup._kill_frozen])
+def test_a_group_is_killed_with_the_process_whose_first_thread_has_ended(
+    kill: Callable[[str], object], tmp_path: Path
+) -> None:
+    group, ready = cgroup.make(cgroup.base(), cgroup.PREFIX + "test.%d" % os.getpid()), tmp_path / "ready"
     pid = cgroup.fork(group)
     if pid == 0:
-        os.execv("/bin/sh", ["sh", "-c", "setsid sleep 600 & sleep 600"])
+        words = "setsid sleep 600 & exec '%s' -I -S -c '%s' >'%s'" % (sys.executable, HEADLESS, ready)
+        os.execv("/bin/sh", ["sh", "-c", words])
     try:
-        cgroup._kill_each(group)
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -9
+        headless = Path("/proc/%d/status" % pid)
+        wait_until(lambda: "State:\tZ" in headless.read_text() and ready.read_text(), "only its thread lives")
+        kill(group)
+        wait_until(lambda: os.waitpid(pid, os.WNOHANG)[0] == pid, "it is dead", within=10)
+        wait_until(lambda: not cgroup.lives(group), "so is the other one")
     finally:
-        while cgroup.kill(group):
-            pass
+        proc.signal_all([found for found in map(proc.stat, cgroup.pids(group)) if found], signal.SIGKILL)
+        wait_until(lambda: not cgroup.lives(group), "all are dead")
         cgroup.remove(group)
     assert not os.path.exists(group)
 
