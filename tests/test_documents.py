@@ -17,7 +17,7 @@ from tests.program import ROOT
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = [
     *("README.md", "README.zh-CN.md", "ARCHITECTURE.md", "CHANGELOG.md"),
-    *("docs/guide.md", "docs/troubleshooting.md"),
+    *("docs/guide.md", "docs/troubleshooting.md", "SECURITY.md"),
 ]
 QUOTED = (
     "No host of pool ",
@@ -124,6 +124,21 @@ def test_links_lead_somewhere(document: str) -> None:
         there = here.parent / path if path else here
         assert there.exists(), target
         assert not heading or heading in anchors(there), target
+
+
+def test_every_test_that_the_threats_name_is_there() -> None:
+    rows = [
+        line for line in (ROOT / "SECURITY.md").read_text().splitlines() if re.match(r"\| (T|\|)?", line)
+    ][1:]
+    assert len(rows) > 20
+    for row in rows:
+        cell = row.rstrip("| ").rpartition("|")[2]
+        links = re.findall(r"\]\((tests/[^)]+)\)((?: `\w+`,?)+)", cell)
+        assert links, row
+        for path, named in links:
+            there = re.findall(r"^def (test_\w+)", (ROOT / path).read_text(), re.MULTILINE)
+            for name in re.findall(r"`(\w+)`", named):
+                assert name in there, "%s has no %s" % (path, name)
 
 
 def fences(text: str) -> list[tuple[str, str]]:

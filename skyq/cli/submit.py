@@ -96,6 +96,7 @@ def _submit(head: Head, order: Order) -> int:
     if not job_id:
         cluster.check_claim(head)
         head.check(task)
+        head.after_of(task, user())
         at.keep()
         job_id = _store(head, order._replace(task=_as_queued(task)))
     if at.reach(place.SUBMITTED):

@@ -82,6 +82,8 @@ class Task(NamedTuple):
     least_memory: int = 0
     """MB, the same."""
     recovery: Recovery = Recovery()
+    after: Tuple[Tuple[str, str], ...] = ()
+    """Jobs that it waits for, as typed, each with what shall have become of it (core/after.py)."""
     pool: str = ""
     """From which `launch` takes hosts; ANY_POOL: whichever; empty: not said."""
     warnings: Tuple[str, ...] = ()
@@ -247,6 +249,10 @@ class Job(NamedTuple):
     """Nodes on which a lost attempt may still run: none starts before these are back, or removed."""
     overtaken: Optional[float] = None
     """See Waiting; as it was written down last."""
+    after: Tuple[Tuple[int, str], ...] = ()
+    """Jobs that it waits for; see core/after.py."""
+    held: str = ""
+    """By whom it is kept from starting, since when; empty: it isn't."""
 
     @property
     def number(self) -> int:

@@ -113,7 +113,9 @@ def encode_data(header: Message, data: bytes) -> bytes:
 class Decoder:
     """Bytes in, messages out; the other side is not trusted: sizes are capped, JSON is checked."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = MESSAGE_LIMIT) -> None:
+        """`limit`: bytes of one message."""
+        self._limit = limit
         self.greeted = False
         self._buffer = bytearray()
         self._parts = bytearray()
@@ -135,11 +137,11 @@ class Decoder:
             payload = bytes(memoryview(self._buffer)[HEADER.size : HEADER.size + length])
             del self._buffer[: HEADER.size + length]
             if kind in (DATA, ZIPPED):
-                yield _with_data(payload) if kind == DATA else _message(_unzipped(payload))
+                yield _with_data(payload) if kind == DATA else _message(_unzipped(payload, self._limit))
                 continue
             self._parts += payload
-            if len(self._parts) > MESSAGE_LIMIT:
-                raise ProtocolError("The other side sent a message of over %d bytes." % MESSAGE_LIMIT)
+            if len(self._parts) > self._limit:
+                raise ProtocolError("The other side sent a message of over %d bytes." % self._limit)
             if kind == LAST:
                 body, self._parts = bytes(self._parts), bytearray()
                 yield _message(body)
@@ -162,16 +164,16 @@ class Decoder:
         self.greeted = True
 
 
-def _unzipped(payload: bytes) -> bytes:
+def _unzipped(payload: bytes, limit: int) -> bytes:
     import zlib
 
     unzip = zlib.decompressobj()
     try:
-        body = unzip.decompress(payload, MESSAGE_LIMIT)
+        body = unzip.decompress(payload, limit)
     except zlib.error as error:
         raise ProtocolError("The other side sent a zipped message that is none: %s" % error) from None
     if not unzip.eof:
-        raise ProtocolError("The other side sent a zipped message of over %d bytes." % MESSAGE_LIMIT)
+        raise ProtocolError("The other side sent a zipped message of over %d bytes." % limit)
     return body
 
 

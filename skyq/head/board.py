@@ -10,6 +10,7 @@ from typing import Dict, List, Set, Tuple
 
 from skyq.core import states
 from skyq.core.lifecycle import EXITED, GONE, LIVE, PREPARED, Course, Phase, Verdict, next_verdict
+from skyq.core.logtext import plain
 from skyq.core.model import Holding, Job, Node, Waiting
 from skyq.core.protocol import UNKNOWN, Message
 from skyq.head import specs
@@ -105,16 +106,20 @@ class Board:
         setups, runs = specs.step_names(job, self.specs[job.id], self.nodes)
         return [step for step in (*setups, *runs) if self.node_of(job, step) == node]
 
-    def hear(self, message: Message) -> None:
-        """A node told how a step stands. What concerns another attempt, or no job, is stale."""
-        job = self.jobs.get(self._ids.get(str(message.get("job")), 0))
-        if job is None or job.attempt != message.get("attempt") or job.state not in states.ACTIVE:
+    def hear(self, node: str, message: Message) -> None:
+        """A node told how a step stands. What concerns another attempt, or no job, is stale; of what another
+        node runs it has nothing to tell.
+        """
+        job = self.jobs.get(self._ids.get(message["job"], 0))
+        if job is None or job.attempt != message["attempt"] or job.state not in states.ACTIVE:
             return
-        step = str(message.get("step"))
+        step = message["step"]
+        if step not in self.steps_on(job, node):
+            return
         phases = self.phases[job.id]
-        what = message.get("is")
+        what = message["is"]
         if "pid" in message:
-            self.pids.setdefault(job.id, dict(job.pids))[step] = int(message["pid"])
+            self.pids.setdefault(job.id, dict(job.pids))[step] = message["pid"]
         if what == "late":
             phases.pop(step, None)
         elif what == "prepared":
@@ -125,10 +130,10 @@ class Board:
                 phases[step] = Phase(LIVE)
             return  # nothing to decide
         elif what in ("exited", "gone"):
-            why, unstarted = str(message.get("why", ""))[:500], bool(message.get("unstarted"))
+            why, unstarted = plain(message.get("why", "")[:500]), bool(message.get("unstarted"))
             phases[step] = Phase(
                 GONE if what == "gone" else EXITED,
-                int(message.get("code", UNKNOWN)),
+                message["code"],
                 bool(message.get("stopped")),
                 self.where(self.node_of(job, step), why) if unstarted and why else why,
                 unstarted,

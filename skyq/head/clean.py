@@ -5,6 +5,7 @@ What `~/sky_workdir` or a file_mount shows, and the copies that it shows parts o
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from typing import Dict, List, NamedTuple, Set
@@ -28,7 +29,7 @@ class Leftover(NamedTuple):
 
 def leftovers(store: Store, where: ClusterDir, before: float, logs: bool) -> List[Leftover]:
     """What jobs that ended before that time left. `before`: epoch seconds."""
-    kept = _shown(where)
+    kept = _shown(where) | _in_use(store)
     owners: Dict[str, List[str]] = {}
     for folder in (where.workdirs, where.runs):
         for name in _names(folder):
@@ -85,6 +86,11 @@ def _shown(where: ClusterDir) -> Set[str]:
             kept.add(path)
             todo += workdirs.read_manifest(path)["shows"]
     return kept
+
+
+def _in_use(store: Store) -> Set[str]:
+    """The folders of unfinished jobs: a job that is run once more has that of another one."""
+    return {json.loads(store.spec(job.id)).get("cwd", "") for job in store.jobs(unfinished=True)}
 
 
 def _names(folder: str) -> List[str]:

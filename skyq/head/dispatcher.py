@@ -16,6 +16,7 @@ from typing import Callable, List, Optional
 from skyq import __version__
 from skyq.core.errors import SkyqError
 from skyq.core.lifecycle import GONE, Phase
+from skyq.core.logtext import plain
 from skyq.core.model import Job
 from skyq.core.paths import ClusterDir
 from skyq.core.protocol import UNKNOWN, Message
@@ -228,13 +229,13 @@ class Dispatcher:
     def _hear(self, link: Link) -> None:
         was_ready = link.ready
         for message in link.hear(time.monotonic()):
-            if self.pulls.hear(message):
+            if self.pulls.hear(link.node.name, message):
                 continue
-            self.board.hear(message)
+            self.board.hear(link.node.name, message)
             if message.get("is") == "gone" and not message.get("stuck"):
                 self._end_quarantines(link.node.name, lambda step: step != key_of(message))  # noqa: B023
             if message.get("unstarted"):
-                self.fleet.pause(link.node.name, str(message.get("why"))[:200])
+                self.fleet.pause(link.node.name, plain(message.get("why", "")[:200]))
         if link.ready and not was_ready:
             self.board.ask_again(link.node.name)
             for _, message in self.pulls.to_ask(link.node.name):

@@ -13,9 +13,9 @@ import select
 import shutil
 import socket
 import time
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from skyq.core import keylines, protocol
+from skyq.core import keylines, protocol, replies
 from skyq.core.errors import SkyqError, Unreachable
 from skyq.core.model import Device, Node, Reach
 from skyq.core.paths import ClusterDir, Home
@@ -142,9 +142,10 @@ def enlist(cluster: str, head_now: Message, workers: List[Message]) -> Dict[str,
     `head_now`: what the head has, if that was seen again.
     """
     where = own_state().cluster(cluster)
+    head = Head(where, cluster)
+    workers = _without_others_addresses(workers, head.store.nodes())
     _pin(where, workers, anew=False)
     met = _meet(where, [_Worker(each) for each in workers])
-    head = Head(where, cluster)
     with head.store.transaction():
         head.note_growth()
         known = {node.name: node for node in head.store.nodes(former=True)}
@@ -162,6 +163,16 @@ def enlist(cluster: str, head_now: Message, workers: List[Message]) -> Dict[str,
                 head.store.put_nodes([known[node.name]])
     head.wake()
     return {each.name: each.trouble for each in met}
+
+
+def _without_others_addresses(workers: List[Message], nodes: Sequence[Node]) -> List[Message]:
+    """A machine says itself where it is. Its key shall not be trusted where another node is."""
+    told = []
+    for worker in workers:
+        others = [node for node in nodes if node.name != worker["name"]]
+        taken = {node.ip for node in others} | {node.reach.host for node in others if node.reach}
+        told.append({**worker, "at": [place for place in worker["at"] if place[0] not in taken]})
+    return told
 
 
 def _node(about: Message, index: int, ip: str, reach: Optional[Reach]) -> Node:
@@ -217,7 +228,7 @@ class _Worker:
             self.at = self.left.pop(0)
             if self.is_new():
                 self.deadline = time.monotonic() + protocol.FIRST_WORD
-                self.decoder = protocol.Decoder()
+                self.decoder = protocol.Decoder(replies.REPLY_LIMIT)
                 reach = Reach(*self.at, self.about["user"])
                 self.channel = SshChannel(reach, where.key, where.known_hosts, "skyq")
 
@@ -247,7 +258,7 @@ class _Worker:
             return False
         if not data:
             raise SkyqError("the connection was closed before skyq answered")
-        return any(message.get("is") == "hello" for message in self.decoder.feed(data))
+        return any(message["is"] == "hello" for message in replies.of_node(list(self.decoder.feed(data))))
 
     def failed(self, why: str) -> None:
         """Remember the first reason: the first address is the best one."""

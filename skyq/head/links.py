@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import Callable, List, Optional, Set, Tuple
+from typing import Any, Callable, List, Optional, Set, Tuple
 
-from skyq.core import protocol
+from skyq.core import protocol, replies
 from skyq.core.errors import ProtocolError, Unreachable
+from skyq.core.logtext import plain
 from skyq.core.model import Node
 from skyq.core.protocol import Message
 from skyq.transport.base import Channel
@@ -48,7 +49,7 @@ class Link:
         self._claim = claim
         self._connect = connect
         self._channel: Optional[Channel] = None
-        self._decoder = protocol.Decoder()
+        self._decoder = protocol.Decoder(replies.REPLY_LIMIT)
         self._outbox = bytearray()
         self._delay = RETRY_FIRST
         self._due = 0.0
@@ -100,7 +101,7 @@ class Link:
         except (OSError, Unreachable) as error:
             self._is_down(str(error), now)
             return
-        self._decoder = protocol.Decoder()
+        self._decoder = protocol.Decoder(replies.REPLY_LIMIT)
         self._outbox = bytearray(protocol.greeting())
         self._heard_at = now
         self._ping_at = now + PING_EVERY
@@ -120,7 +121,7 @@ class Link:
         if self.down_at is None:
             self.down_at = now
         self.since = self.since or time.strftime("%Y-%m-%d %H:%M:%S")
-        self._trouble = "%s%s: %s" % (UNREACHABLE, self.since, why.split("\n")[0])
+        self._trouble = "%s%s: %s" % (UNREACHABLE, self.since, _line(why))
 
     def close(self, release: bool) -> None:
         """A proper end: the agent reads all that was said, then leaves."""
@@ -152,7 +153,7 @@ class Link:
         assert self._channel
         try:
             data = self._channel.read()
-            messages = list(self._decoder.feed(data))
+            messages = replies.of_node(list(self._decoder.feed(data)))
         except BlockingIOError:
             return []  # it is being connected to
         except (OSError, ProtocolError, Unreachable) as error:
@@ -167,14 +168,14 @@ class Link:
     def _about_connection(self, message: Message) -> bool:
         what = message.get("is")
         if what == "hello":
-            self.ungrouped = str(message.get("ungrouped", "its skyq is older"))[:200]
-            self._end_strays(message.get("alive"))
+            self.ungrouped = plain(message.get("ungrouped", "its skyq is older")[:200])
+            self._end_strays(message.get("alive", []))
             self.say({"do": "claim", **self._claim})
         elif what == "claimed":
             self._trouble, self.since, self.down_at = "", "", None
             self._delay = RETRY_FIRST
         elif what == "refused":
-            self._trouble = "not this queue's: " + str(message.get("why")).split("\n")[0]
+            self._trouble = "not this queue's: " + _line(message.get("why", ""))
         elif what == "gone" and self._strays:
             self._strays.discard(key_of(message))
             return False
@@ -182,14 +183,19 @@ class Link:
             return what == "pong"
         return True
 
-    def _end_strays(self, alive: object) -> None:
+    def _end_strays(self, alive: List[List[Any]]) -> None:
         """What the node has of jobs that ended without it, or that nobody knows, holds its devices."""
-        keys = [(str(k[0]), int(k[1]), str(k[2])) for k in alive] if isinstance(alive, list) else []
+        keys = [(job, attempt, step) for job, attempt, step in alive]
         self._strays = set(self.unwanted(self.node.name, keys))
         for job, attempt, step in sorted(self._strays):
             self.say({"do": "stop", "job": job, "attempt": attempt, "step": step})
 
 
+def _line(text: str) -> str:
+    """The first line of what a node said, fit to be shown."""
+    return plain(text.split("\n")[0][:500])
+
+
 def key_of(message: Message) -> Key:
     """Of the step that a node tells about."""
-    return str(message.get("job")), int(message.get("attempt", 0)), str(message.get("step"))
+    return message["job"], message["attempt"], message["step"]

@@ -12,11 +12,11 @@ from typing import Any, Dict, List, Optional, Set, Tuple
 from skyq.core import schedule, states
 from skyq.core.lifecycle import FAILURE, Verdict
 from skyq.core.model import Job, Node, Quarantine, Snapshot, Waiting
-from skyq.head import overtaking
+from skyq.head import overtaking, waits
 from skyq.head.board import Board
 from skyq.head.links import CONNECTING
 from skyq.head.pulls import Pulls
-from skyq.store.store import OwedLog, Store
+from skyq.store.store import PAUSED, OwedLog, Store
 
 
 class Acts:
@@ -151,10 +151,10 @@ def _finish(store: Store, board: Board, job: Job, verdict: Verdict) -> None:
 
 def _plan(store: Store, board: Board, nodes: Tuple[Node, ...], away: Set[str], acts: Acts) -> None:
     """Start what fits now."""
-    if not board.waiting:
+    waiting = _free_to_start(store, board, acts) if board.waiting else ()
+    if not waiting:
         overtaking.keep(store, None)
         return
-    waiting = tuple(board.waiting.values())
     quarantined = store.quarantined()
     nodes = tuple(node._replace(quarantined=quarantined.get(node.name, ())) for node in nodes)
     if away:
@@ -186,6 +186,21 @@ def _plan(store: Store, board: Board, nodes: Tuple[Node, ...], away: Set[str], a
         board.may_return.add(job.id)
         acts.start += [(job.id, step) for step in board.verdict(board.jobs[job.id]).start]
     board.dirty.clear()
+
+
+def _free_to_start(store: Store, board: Board, acts: Acts) -> Tuple[Waiting, ...]:
+    """The waiting jobs that nobody holds, and that wait for no other job. Who does in vain is cancelled."""
+    while True:
+        jobs = [board.jobs[job_id] for job_id in board.waiting]
+        stand = waits.standings(store, jobs)
+        in_vain = [job for job in jobs if job.id in stand and stand[job.id].never]
+        for job in in_vain:
+            _move(store, board, job, states.CANCELLED, ended_at=time.time(), reason=stand[job.id].never)
+            acts.ended.append(job.uuid)
+        if not in_vain:
+            break  # others may have waited for those
+    free = (job.id for job in jobs if not job.held and (job.id not in stand or stand[job.id].met))
+    return () if store.get(PAUSED) else tuple(board.waiting[job_id] for job_id in free)
 
 
 def _note_overtaken(store: Store, board: Board, first: Waiting, seconds: Optional[float]) -> None:

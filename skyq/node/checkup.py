@@ -62,7 +62,7 @@ def parse(text: str) -> List[User]:
     found = []
     for line in text.splitlines():
         fields = [field.strip() for field in line.split(",", 3)]
-        if len(fields) == 4 and fields[1].isdigit():
+        if len(fields) == 4 and fields[1].isdecimal() and len(fields[1]) < 11:
             found.append(User(fields[0], int(fields[1]), fields[2], fields[3]))
     return found
 

@@ -48,6 +48,8 @@ CREATE TABLE jobs (
     failures            INTEGER NOT NULL DEFAULT 0,  -- earlier attempts that count as retries
     losses              INTEGER NOT NULL DEFAULT 0,  -- earlier attempts that don't
     awaits              TEXT NOT NULL DEFAULT '[]',  -- JSON: nodes that a lost attempt may still run on
+    after               TEXT NOT NULL DEFAULT '[]',  -- JSON: [[job id, "ok" | "any" | "failed"], ...]
+    held                TEXT NOT NULL DEFAULT '',    -- by whom, since when
     overtaken           REAL,                  -- seconds since a later job first started where this might have
     rev                 INTEGER NOT NULL,      -- grows with every change of any row
     spec                TEXT NOT NULL,         -- JSON; last, so that reading the rest skips it

@@ -18,6 +18,7 @@ from skyq.core.errors import StoreError
 from skyq.core.model import Device, Grant, Job, Node, Quarantine, Reach, Recovery, Request
 from skyq.core.paths import ClusterDir
 from skyq.store.journal import Entry, Journal
+from skyq.store.place import refuse_planted
 
 SCHEMA_VERSION = 4
 BUSY_TIMEOUT = 60.0  # seconds; a transaction lasts milliseconds, so whoever waits longer has a bug to report
@@ -25,7 +26,8 @@ BUSY_TIMEOUT = 60.0  # seconds; a transaction lasts milliseconds, so whoever wai
 _COLUMNS = (
     "id, uuid, name, user, state, submitted_at, started_at, ended_at, num_nodes, alternatives, priority, "
     "attempt, alternative, cancel_requested_at, reason, exit_codes, has_setup, cpus_shown, task_id, pids, "
-    "grants, setup_on, rev, recovery, failures, losses, awaits, overtaken"
+    "grants, setup_on, rev, recovery, failures, losses, awaits, overtaken, after, "
+    "held"
 )
 _UPGRADES = {
     1: (
@@ -41,6 +43,8 @@ _UPGRADES = {
         "ALTER TABLE jobs ADD COLUMN losses INTEGER NOT NULL DEFAULT 0",
         "ALTER TABLE jobs ADD COLUMN awaits TEXT NOT NULL DEFAULT '[]'",
         "ALTER TABLE jobs ADD COLUMN overtaken REAL",
+        "ALTER TABLE jobs ADD COLUMN after TEXT NOT NULL DEFAULT '[]'",
+        "ALTER TABLE jobs ADD COLUMN held TEXT NOT NULL DEFAULT ''",
         "CREATE TABLE attempts (job_id INTEGER NOT NULL REFERENCES jobs (id), number INTEGER NOT NULL, "
         "record TEXT NOT NULL, PRIMARY KEY (job_id, number)) WITHOUT ROWID",
         "ALTER TABLE owed_logs RENAME TO owed_before",
@@ -62,6 +66,8 @@ _OF_ATTEMPT = (
     *("grants", "setup_on", "failures", "losses", "awaits"),
 )
 """What of a job was different in an attempt that is over."""
+PAUSED = "paused"
+"""The setting that lets nothing start: by whom, since when."""
 _WHOLE = ("nodes", "meta", "owed_logs", "quarantine")
 """Small tables: the journal has all of one where anything of it changed."""
 _PASSING = frozenset({"trouble", "since", "node_seen", "ungrouped"})
@@ -84,6 +90,7 @@ class NewJob(NamedTuple):
     spec: str
     """JSON; opaque here."""
     recovery: Recovery = Recovery()
+    after: Tuple[Tuple[int, str], ...] = ()
 
 
 class OwedLog(NamedTuple):
@@ -123,6 +130,7 @@ class Store:
                     raise _lost(path, "is gone")
                 os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
                 os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            refuse_planted(os.path.dirname(path))
             db = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None)
             version = db.execute("PRAGMA user_version").fetchone()[0]
             if version == 0 and kept.exists():
@@ -243,6 +251,12 @@ class Store:
             return self._jobs(where + " ORDER BY id DESC")
         return self._jobs(where + " AND user = ? ORDER BY id DESC", user)
 
+    def states_of(self, ids: Iterable[int]) -> Dict[int, str]:
+        """Of those that there are."""
+        wanted = ", ".join(map(str, map(int, ids)))
+        with _told(self.path):
+            return dict(self._db.execute("SELECT id, state FROM jobs WHERE id IN (%s)" % wanted))
+
     def latest(self, user: Optional[str] = None, state: Optional[str] = None) -> Optional[Job]:
         """The job with the highest id, of that user and in that state if given."""
         return next(
@@ -306,6 +320,7 @@ class Store:
             "has_setup": int(new.has_setup),
             "cpus_shown": new.cpus_shown,
             "recovery": _dump(new.recovery),
+            "after": _dump(new.after),
             "rev": self.rev() + 1,
             "spec": new.spec,
         }
@@ -628,5 +643,6 @@ _READ: Dict[str, Any] = {
     "pids": json.loads,
     "grants": _grants,
     "recovery": _recovery,
+    "after": lambda text: tuple((job_id, kind) for job_id, kind in json.loads(text)),
 }
 _READ_AT = {at: _READ[name] for at, name in enumerate(_COLUMNS.split(", ")) if name in _READ}
