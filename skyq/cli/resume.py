@@ -22,7 +22,10 @@ _EXAMPLES = """\
 
 def parser() -> Parser:
     """Its flags."""
-    about = "Let jobs start on drained nodes again; without nodes: end a pause of the whole queue."
+    about = (
+        "Let jobs start on drained nodes again, and on devices in quarantine; without nodes: end a pause of "
+        "the whole queue."
+    )
     found = Parser("resume", "CLUSTER [NODES]...", about, _EXAMPLES)
     add_words(found)
     return found
@@ -49,3 +52,6 @@ def _resume(head: Head, chosen: list[Node], found: Namespace) -> None:
     nodes.resume(head, [node.name for node in chosen])
     for node in chosen:
         print("%s takes jobs%s." % (node.name, " again" if node.unusable else ""))
+        for kept in node.quarantined:
+            words = (kept.device, kept.who, kept.job)
+            print("Device %d is given out again, though %s of job %d may still use it." % words)

@@ -7,7 +7,7 @@ import sys
 
 from skyq.cli import cluster, many
 from skyq.cli.parser import Parser
-from skyq.cli.render import Style, nodes_json, nodes_table
+from skyq.cli.render import Style, nodes_json, nodes_table, quarantine_text
 from skyq.core import states
 from skyq.core.logtext import plain
 
@@ -64,4 +64,7 @@ def _show(name: str) -> int:
         text = paused[0].upper() + paused[1:] + ". Nothing starts until: skyq resume " + name
         print(style.yellow(plain(text)))
     print(nodes_table(head.nodes(), holding, style))
+    quarantine = quarantine_text(head.nodes(), name)
+    if quarantine:
+        print(style.red(quarantine))
     return 0

@@ -112,6 +112,19 @@ class Reach(NamedTuple):
     user: str
 
 
+class Quarantine(NamedTuple):
+    """A device of a node that nobody may get: processes of an ended job have it, and can't be killed."""
+
+    device: int
+    job: int
+    attempt: int
+    step: str
+    since: float
+    """UTC epoch seconds, for people."""
+    who: str
+    """The processes: "pid 4711 (python)"."""
+
+
 class Node(NamedTuple):
     """One machine of the cluster, as the scheduler sees it."""
 
@@ -127,6 +140,14 @@ class Node(NamedTuple):
     """What the other nodes call it."""
     reach: Optional[Reach] = None
     """None: the head itself."""
+    quarantined: Tuple[Quarantine, ...] = ()
+    """What of its devices nobody may get now."""
+
+    @property
+    def at_hand(self) -> Node:
+        """Without the devices that nobody may get now."""
+        kept = {each.device for each in self.quarantined}
+        return self._replace(devices=tuple(d for d in self.devices if d.index not in kept)) if kept else self
 
 
 class Grant(NamedTuple):

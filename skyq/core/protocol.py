@@ -12,7 +12,7 @@ head → node                                       node → head
   start  job attempt step spec                      prepared job attempt step
   go     job attempt step                           running  job attempt step pid
   stop   job attempt step why                       exited   job attempt step code stopped why
-  over   job attempt step                           gone     job attempt step code stopped why
+  over   job attempt step                           gone     job attempt step code stopped why stuck
   tail   job attempt step from                      log      job attempt step offset (bytes)
                                                     grew     job attempt step size
                                                     log-end  job attempt step size
@@ -22,8 +22,9 @@ head → node                                       node → head
 
 start is safe to repeat: it starts, attaches or reports. stop is too: what never started is fenced
 so that it never will. exited says how the script ended while processes of the step live on; gone
-says that no process of it does. A code below 0 means that the exit status can't be known, or that
-nothing ran (why tells). over lets a step's leftovers end: its job is over.
+says that no process of it does, but for those that it names as stuck: no KILL ends them. Once they are gone
+too it says so again, without any. A code below 0 means that the exit status can't be known, or that nothing
+ran (why tells). over lets a step's leftovers end: its job is over.
 
 A spec: script (the user's text), env (the whole environment), cwd ("" for ~/sky_workdir), copy (instead of
 cwd, the name of a folder that came as a parcel: transport/parcel.py says how), log (path, or "" for the run

@@ -70,10 +70,11 @@ _END: Shape = {
     "stopped?": _flag,
     "why?": _WORDS,
     "unstarted?": _flag,
+    "stuck?": _list(_row(_number(1, 1 << 31), _WORD)),
 }
 
 NODE: Dict[str, Shape] = {
-    "hello": {"alive?": _list(_row(_WORD, _ATTEMPT, _STEP_NAME))},
+    "hello": {"alive?": _list(_row(_WORD, _ATTEMPT, _STEP_NAME)), "ungrouped?": _WORD},
     "claimed": {},
     "refused": {"why?": _WORDS},
     "pong": {},

@@ -137,6 +137,7 @@ class Board:
                 bool(message.get("stopped")),
                 self.where(self.node_of(job, step), why) if unstarted and why else why,
                 unstarted,
+                _pids_text(message.get("stuck")),
             )
         self.dirty.add(job.id)
 
@@ -195,6 +196,22 @@ class Board:
         course = Course(job.state, setups, runs, cancel, job.recovery, job.failures, job.losses)
         return next_verdict(course, self.phases[job.id])
 
+    def stuck(self, job: Job) -> Dict[str, str]:
+        """Step → what of it can't be killed."""
+        return {step: phase.stuck for step, phase in self.phases.get(job.id, {}).items() if phase.stuck}
+
     def busy(self) -> List[Job]:
         """The active jobs that may have something to do, by id."""
         return [self.jobs[job_id] for job_id in sorted(self.dirty)]
+
+
+def _pids_text(stuck: object) -> str:
+    """ "pids 4711 (python), 4712 (python)" of what a node names as stuck."""
+    them = ["%d (%s)" % (int(pid), name) for pid, name in stuck] if isinstance(stuck, list) else []
+    if not them:
+        return ""
+    return "".join(char if char.isprintable() else "?" for char in _counted(them))[:300]
+
+
+def _counted(them: List[str]) -> str:
+    return "%s %s" % ("pid" if len(them) == 1 else "pids", ", ".join(them))

@@ -21,6 +21,7 @@ from skyq.core.rankenv import task_id
 from skyq.core.request import LONGEST_ID
 from skyq.core.versions import order
 from skyq.head import overtaking, specs, waits, wake, workdirs
+from skyq.head.fleet import UNGROUPED
 from skyq.head.links import CONNECTING, ENDING, UNREACHABLE
 from skyq.store.place import make_private, private_folders
 from skyq.store.store import PAUSED, NewJob, Store
@@ -165,7 +166,7 @@ class Head:
 
     def see_nodes(self, patience: float) -> None:
         """Have a dispatcher look at the workers now, and wait until it knows which can be reached."""
-        if not any(node.reach for node in self.store.nodes()):
+        if not any(node.reach or node.quarantined for node in self.store.nodes()):
             self.look()
             return
         self.wake()
@@ -205,6 +206,11 @@ class Head:
     def trouble(self) -> Dict[str, str]:
         """Node → why the dispatcher can't use it now."""
         found: Dict[str, str] = json.loads(self.store.get("trouble") or "{}")
+        return found
+
+    def ungrouped(self) -> Dict[str, str]:
+        """Worker → why it has no cgroup for a job, "" where it has one; without those that haven't said."""
+        found: Dict[str, str] = json.loads(self.store.get(UNGROUPED) or "{}")
         return found
 
     def holding(self) -> List[Holding]:

@@ -24,6 +24,8 @@ SILENCE = 20.0  # seconds without a word from the agent, after which the connect
 
 Key = Tuple[str, int, str]
 """job uuid, attempt, step"""
+Unwanted = Callable[[str, List[Key]], List[Key]]
+"""(node, what it still has something of) → what of that shall end before it gets work"""
 
 
 class Link:
@@ -39,8 +41,9 @@ class Link:
         """The same, monotonic, as far back as this process knows."""
         self.losses = 0
         """Connections lost since somebody set this back to 0."""
-        self.unwanted: Callable[[List[Key]], List[Key]] = lambda _: []
-        """Of what the node still has something of: what shall end before the node gets work."""
+        self.ungrouped: Optional[str] = None
+        """Why the node has no cgroup for a job; "": it has one; None: it hasn't said."""
+        self.unwanted: Unwanted = lambda name, keys: []
         self._trouble = CONNECTING
         self._strays: Set[Key] = set()
         self._claim = claim
@@ -165,6 +168,7 @@ class Link:
     def _about_connection(self, message: Message) -> bool:
         what = message.get("is")
         if what == "hello":
+            self.ungrouped = plain(message.get("ungrouped", "its skyq is older")[:200])
             self._end_strays(message.get("alive", []))
             self.say({"do": "claim", **self._claim})
         elif what == "claimed":
@@ -173,7 +177,7 @@ class Link:
         elif what == "refused":
             self._trouble = "not this queue's: " + _line(message.get("why", ""))
         elif what == "gone" and self._strays:
-            self._strays.discard(_key(message))
+            self._strays.discard(key_of(message))
             return False
         else:
             return what == "pong"
@@ -181,7 +185,8 @@ class Link:
 
     def _end_strays(self, alive: List[List[Any]]) -> None:
         """What the node has of jobs that ended without it, or that nobody knows, holds its devices."""
-        self._strays = set(self.unwanted([(job, attempt, step) for job, attempt, step in alive]))
+        keys = [(job, attempt, step) for job, attempt, step in alive]
+        self._strays = set(self.unwanted(self.node.name, keys))
         for job, attempt, step in sorted(self._strays):
             self.say({"do": "stop", "job": job, "attempt": attempt, "step": step})
 
@@ -191,5 +196,6 @@ def _line(text: str) -> str:
     return plain(text.split("\n")[0][:500])
 
 
-def _key(message: Message) -> Key:
+def key_of(message: Message) -> Key:
+    """Of the step that a node tells about."""
     return message["job"], message["attempt"], message["step"]

@@ -110,4 +110,22 @@ CREATE TABLE owed_logs (
     PRIMARY KEY (job_id, step, attempt)
 ) WITHOUT ROWID;
 
+-- Devices that nobody may get: processes of an ended job use them, and can't be killed.
+CREATE TABLE quarantine (
+    node    TEXT NOT NULL,
+    device  INTEGER NOT NULL,
+    job_id  INTEGER NOT NULL REFERENCES jobs (id),
+    attempt INTEGER NOT NULL,
+    step    TEXT NOT NULL,
+    since   REAL NOT NULL,
+    who     TEXT NOT NULL,
+    PRIMARY KEY (node, device, job_id, attempt, step)
+) WITHOUT ROWID;
+
+CREATE TRIGGER never_quarantined BEFORE INSERT ON device_use
+WHEN EXISTS (SELECT 1 FROM quarantine WHERE node = NEW.node AND device = NEW.device)
+BEGIN
+    SELECT RAISE(ABORT, 'a device is quarantined');
+END;
+
 PRAGMA user_version = 4;

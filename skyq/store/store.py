@@ -15,7 +15,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Opt
 
 from skyq.core import states
 from skyq.core.errors import StoreError
-from skyq.core.model import Device, Grant, Job, Node, Reach, Recovery, Request
+from skyq.core.model import Device, Grant, Job, Node, Quarantine, Reach, Recovery, Request
 from skyq.core.paths import ClusterDir
 from skyq.store.journal import Entry, Journal
 from skyq.store.place import refuse_planted
@@ -52,6 +52,12 @@ _UPGRADES = {
         "node TEXT NOT NULL, attempt INTEGER NOT NULL, PRIMARY KEY (job_id, step, attempt)) WITHOUT ROWID",
         "INSERT INTO owed_logs SELECT job_id, step, node, attempt FROM owed_before",
         "DROP TABLE owed_before",
+        "CREATE TABLE quarantine (node TEXT NOT NULL, device INTEGER NOT NULL, job_id INTEGER NOT NULL "
+        "REFERENCES jobs (id), attempt INTEGER NOT NULL, step TEXT NOT NULL, since REAL NOT NULL, "
+        "who TEXT NOT NULL, PRIMARY KEY (node, device, job_id, attempt, step)) WITHOUT ROWID",
+        "CREATE TRIGGER never_quarantined BEFORE INSERT ON device_use WHEN EXISTS (SELECT 1 FROM quarantine "
+        "WHERE node = NEW.node AND device = NEW.device) "
+        "BEGIN SELECT RAISE(ABORT, 'a device is quarantined'); END",
     ),
 }
 """What takes a database from a version to the next one. Nothing is lost."""
@@ -62,9 +68,9 @@ _OF_ATTEMPT = (
 """What of a job was different in an attempt that is over."""
 PAUSED = "paused"
 """The setting that lets nothing start: by whom, since when."""
-_WHOLE = ("nodes", "meta", "owed_logs")
+_WHOLE = ("nodes", "meta", "owed_logs", "quarantine")
 """Small tables: the journal has all of one where anything of it changed."""
-_PASSING = frozenset({"trouble", "since", "node_seen"})
+_PASSING = frozenset({"trouble", "since", "node_seen", "ungrouped"})
 """Settings that change often, and are found out again by themselves."""
 _UNFINISHED = "state IN ('PENDING', 'SETTING_UP', 'RUNNING')"
 
@@ -208,13 +214,17 @@ class Store:
         """Fill an empty database with rows by table; devices are in use where active jobs have them."""
         with self.transaction():
             for table in ("meta", "nodes", "jobs", "attempts", "owed_logs"):
-                known = [str(row[1]) for row in self._db.execute("PRAGMA table_info(%s)" % table)]
-                self._db.execute("DELETE FROM " + table)
-                for row in told[table]:
-                    self._insert(table, {name: value for name, value in row.items() if name in known})
+                self._fill(table, told[table])
             for job in sorted(self.jobs(unfinished=True), key=lambda job: -job.rev):
                 if job.state in states.ACTIVE:
                     self._hold_again(job)
+            self._fill("quarantine", told["quarantine"])  # who has a share of such a device keeps it
+
+    def _fill(self, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        known = [str(row[1]) for row in self._db.execute("PRAGMA table_info(%s)" % table)]
+        self._db.execute("DELETE FROM " + table)
+        for row in rows:
+            self._insert(table, {name: value for name, value in row.items() if name in known})
 
     def _hold_again(self, job: Job) -> None:
         try:
@@ -405,6 +415,34 @@ class Store:
             "DELETE FROM owed_logs WHERE job_id = ? AND step = ? AND attempt = ?", (job_id, step, attempt)
         )
 
+    # Devices in quarantine. Writing is within a transaction.
+
+    def quarantined(self) -> Dict[str, Tuple[Quarantine, ...]]:
+        """By node, by device."""
+        with _told(self.path):
+            rows = self._db.execute(
+                "SELECT node, device, job_id, attempt, step, since, who FROM quarantine ORDER BY node, device"
+            ).fetchall()
+        found: Dict[str, Tuple[Quarantine, ...]] = {}
+        for node, *fields in rows:
+            found[node] = (*found.get(node, ()), Quarantine(*fields))
+        return found
+
+    def quarantine(self, node: str, device: Quarantine) -> None:
+        """Give it to nobody from now on."""
+        self._touch("quarantine")
+        self._db.execute("INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?, ?, ?, ?, ?)", (node, *device))
+
+    def end_quarantine(self, node: str, device: Optional[Quarantine] = None) -> None:
+        """Of one device for one step's sake, or of all devices of a node."""
+        self._touch("quarantine")
+        values = device[:4] if device else (None,) * 4
+        self._db.execute(
+            "DELETE FROM quarantine WHERE node = ?1 AND (?2 IS NULL OR "
+            "(device = ?2 AND job_id = ?3 AND attempt = ?4 AND step = ?5))",
+            (node, *values),
+        )
+
     # Nodes and settings.
 
     def nodes(self, former: bool = False) -> Tuple[Node, ...]:
@@ -415,10 +453,12 @@ class Store:
                 "WHERE removed <= ? ORDER BY idx",
                 (int(former),),
             ).fetchall()
+        quarantined = self.quarantined()
         return tuple(
             Node(
                 *(name, idx, tuple(Device(*d) for d in json.loads(devices)), cpus, memory, unusable, ip),
                 Reach(*json.loads(reach)) if reach else None,
+                quarantined.get(name, ()),
             )
             for name, idx, devices, cpus, memory, unusable, ip, reach in rows
         )
@@ -466,6 +506,7 @@ class Store:
         self._touch("owed_logs")
         self._db.execute("UPDATE nodes SET removed = 1, unusable = '' WHERE name = ?", (name,))
         self._db.execute("DELETE FROM owed_logs WHERE node = ?", (name,))
+        self.end_quarantine(name)
 
     def get(self, key: str) -> str:
         """A setting; "" when it isn't set."""
