@@ -21,6 +21,7 @@ from skyq.core.model import Device, Node, Reach
 from skyq.core.paths import ClusterDir, Home
 from skyq.head.head import Head
 from skyq.store.place import home_root, make_private, state_home
+from skyq.transport.aside import write_whole
 from skyq.transport.base import Channel
 
 LOCK_WAIT = 120.0  # seconds for another client that founds the same cluster
@@ -185,12 +186,7 @@ def _pin(where: ClusterDir, workers: List[Message], anew: bool) -> None:
         with open(where.known_hosts) as file:
             lines = [line for line in file if line.partition(" ")[0] not in seen] + lines
     make_private(os.path.dirname(where.known_hosts))
-    aside = "%s.%d" % (where.known_hosts, os.getpid())
-    with open(aside, "w") as file:
-        file.write("".join(dict.fromkeys(lines)))
-        file.flush()
-        os.fsync(file.fileno())
-    os.rename(aside, where.known_hosts)
+    write_whole(where.known_hosts, "".join(dict.fromkeys(lines)).encode())
 
 
 # The head meets the workers: each is to answer as the node agent that the dispatcher will talk to.

@@ -67,6 +67,14 @@ def as_nobody(what: Callable[[], str]) -> str:
         return file.read()
 
 
+def test_what_who_was_killed_while_claiming_left_is_removed(shared: ClaimDir) -> None:
+    left = Path(shared.claim + ".0123abcd.new")
+    left.write_text("{")
+    os.utime(left, (0, 0))
+
+    assert take(shared, "one") == "" and not left.exists()
+
+
 # Between two queues.
 
 
