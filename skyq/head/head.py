@@ -10,7 +10,7 @@ import os
 import time
 from typing import Dict, List, Optional, Sequence
 
-from skyq import __version__
+from skyq import __version__, program
 from skyq.core import schedule, states
 from skyq.core.accelerators import resources_text
 from skyq.core.errors import Misfit, SkyqError
@@ -59,10 +59,12 @@ class Head:
         nothing of it is left.
         """
         self.check(task)
+        program.argv()  # else whoever can't start a dispatcher would fail on that when the job is queued
         job_id = self._store(task, user, uuid, copy or workdirs.linked())
-        if copy:
-            workdirs.make_current(copy)
-        self.wake()
+        try:
+            self.wake()
+        except OSError:
+            pass  # too many processes: it is in the queue, and the next command or cron starts it
         return job_id
 
     def check(self, task: Task) -> None:

@@ -1,0 +1,311 @@
+"""The operations of a cluster over SSH: a client, a head, a worker, each a machine of a lab."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sqlite3
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import ClassVar
+
+from tests.cluster import FINAL, GRACE
+from tests.crash.check import Expected, Row, Seen, strangers
+from tests.crash.local import CODE, FILES, LOST, SETTLE, TICK_EVERY, WHOLE
+from tests.crash.trace import Point, Trace
+from tests.faults.truth import Truth
+from tests.lab import Host, Lab
+from tests.lab.disk import give
+from tests.lab.traits import UID
+from tests.ssh.remote import Remote, commands
+from tests.waiting import wait_until
+
+BOTH = ("--num-nodes", "2", "--gpus", "H100:1")
+LATEST = "next"
+DONE = "echo said; echo $id >>~/truth/ends; exit %d" % CODE
+KNOWN = (
+    r"skyq/(handshakes(/.*)?|members(/.*)?|app(/.*)?|bin|bin/skyq|pools\.yaml|known_hosts|home-token|clusters|clusters/lab|nodes|remotes)",
+    r"skyq/(remotes/lab\.json|wheels(/.*)?|enrolled(/.*)?)",
+    r"skyq/bin/skyq-[^/]+\.pyz",
+    r"skyq/clusters/lab/(queue\.db(-wal|-shm)?|tick\.lock|founding\.lock|dispatcher\.(log|sock)|ticked)",
+    r"skyq/clusters/lab/ssh(/(id_ed25519(\.pub)?|known_hosts))?",
+    r"skyq/(clusters/lab|nodes/[^/]+)/(secrets|run|work|logs|wrappers)",
+    r"skyq/(clusters/lab|nodes/[^/]+)/wrappers/(wrapper\.py|\w+(/\w+)?)",
+    r"skyq/clusters/lab/logs/\d+-\w+(/(run\.idx|tasks(/[\w-]+\.log)?))?",
+    r"skyq/nodes/[^/]+(/run/[0-9a-f]{32}\.\d+\.[\w-]+(/.*)?)?",  # a worker's are removed with the cluster
+    r"skyq/nodes/[^/]+/work/[0-9a-f]{32}(\.sent|/.*)?",
+    r"tmp/skyq-host\.(claim|shims)",
+)
+
+
+class LabWorld:
+    """A client, and bare hosts, as often as wanted."""
+
+    def __init__(self, folder: Path, program: Path) -> None:
+        self.lab = Lab(folder, 2, 4, program=program)
+        self.lab.up()
+        self.keys = {node.name: node.read("/home/ada/.ssh/authorized_keys") for node in self.lab.nodes}
+
+    def reset(self, folder: Path) -> LabWorld:
+        """As on the first day."""
+        self.folder = folder
+        self.said: dict[str, str] = {}
+        self.ids: dict[str, list[int]] = defaultdict(list)
+        for host in self.lab.hosts.values():
+            self._bare(host)
+        self.cluster = Remote(self.lab).pool()
+        return self
+
+    def _bare(self, host: Host) -> None:
+        def dead() -> bool:
+            found = [process for process, _ in commands(host, of_root=False)]
+            for process in found:
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, 9)
+            return not found
+
+        wait_until(dead, "nothing of ada's lives on %s" % host.name)
+        for name in (".skyq", "truth", "project"):
+            shutil.rmtree(host.home / name, ignore_errors=True)
+        for path in [*host.home.glob("sky_workdir*"), *host.path("/var/tmp").glob("skyq*")]:
+            path.unlink() if path.is_symlink() or path.is_file() else shutil.rmtree(path)
+        if host.serves:
+            host.write("/home/ada/.ssh/authorized_keys", self.keys[host.name], 0o600)
+            (host.home / "truth").mkdir()
+            give(host.home / "truth")
+
+    def type(self, *words: str) -> str:
+        """A command of the user's that must succeed."""
+        result = self.cluster.ok(*words)
+        self.said[" ".join(words)[:60]] = result.err
+        return result.out
+
+    def submit(self, words: list[str], trace: Trace | None = None) -> tuple[int, str]:
+        """What somebody types at the client, traced or not: its exit code, and what it said."""
+        if trace is None:
+            result = self.cluster.run(*words)
+            return result.code, result.out + result.err
+        client = self.cluster.client
+        environment = {"HOME": "/home/ada", "USER": "ada", "LOGNAME": "ada", "SHELL": "/bin/bash"}
+        environment.update(PATH="/usr/local/bin:/usr/bin:/bin", LANG="C.UTF-8", SKYQ_GRACE_S=GRACE)
+        as_ada = ["setpriv", "--reuid=%d" % UID, "--regid=%d" % UID, "--init-groups", "--"]
+        argv = [*client.prefix, *as_ada, "sh", "-c", 'cd && exec "$@"', "sh", "skyq", *words]
+        trace.start(argv, environment)
+        return trace.until_ended(), trace.said()
+
+    def acknowledge(self, name: str, said: str) -> None:
+        """The ids that a submit printed."""
+        self.ids[name] += map(int, re.findall(r"Job submitted, ID: (\d+)\n", said))
+
+    @property
+    def state(self) -> Path:
+        return self.cluster.head.home / ".skyq" / "clusters" / "lab"
+
+    def rows(self) -> list[Row]:
+        """The jobs; none where there is no queue."""
+        path = "file:%s?mode=ro" % (self.state / "queue.db")
+        with suppress(sqlite3.OperationalError), closing(sqlite3.connect(path, uri=True)) as db:
+            found = db.execute("SELECT id, name, state, reason, exit_codes FROM jobs ORDER BY id").fetchall()
+            return [Row(*row[:4], json.loads(row[4] or "[]")) for row in found]
+        return []
+
+    def settle(self) -> None:
+        """What cron does on the head, until nothing is unfinished."""
+        ticks_at = 0.0
+
+        def settled() -> bool:
+            nonlocal ticks_at
+            if time.monotonic() > ticks_at and (self.cluster.head.home / ".skyq/bin/skyq").exists():
+                ticks_at = time.monotonic() + TICK_EVERY
+                if (self.state / "queue.db").exists():
+                    self.said["tick"] = self.cluster.run("tick", "lab", at=self.cluster.head).err
+            return all(row.state in FINAL for row in self.rows())
+
+        wait_until(settled, "all jobs end", SETTLE, self.evidence)
+
+    def go_on(self) -> None:
+        """The same command as before makes of whatever there is a cluster, and a job runs on all of it."""
+        for node in self.lab.nodes:
+            self._age(node.home / ".skyq")
+        script = Truth.script("echo $id >>~/truth/ends")
+        files = ["--workdir", "project"] if (self.cluster.client.home / "project").exists() else []
+        words = ["exec", "lab", "-n", LATEST, "--num-nodes", "2", "--gpus", "H100:4", *files, script]
+        self.acknowledge(LATEST, self.type(*words))
+        self.type("clean", "lab", "--older", "0d", "-y")
+
+    def _age(self, root: Path) -> None:
+        old = time.time() - 2 * 86400
+        for folder, names, files in os.walk(root):
+            for name in (*names, *files):
+                if "/work" in folder or "/bin" in folder:
+                    os.utime(Path(folder, name), (old, old), follow_symlinks=False)
+
+    def see(self) -> Seen:
+        """All that the check needs."""
+        with closing(sqlite3.connect(self.state / "queue.db")) as db:
+            integrity = str(db.execute("PRAGMA integrity_check").fetchone()[0])
+            in_use = db.execute("SELECT * FROM device_use").fetchall()
+        rows = self.rows()
+        notes = self.state / "dispatcher.log"
+        starts: Counter[int] = Counter()
+        for node in self.lab.nodes:
+            for job, count in Counter(map(int, self._lines(node, "starts"))).items():
+                starts[job] = max(starts[job], count)  # of a gang each node starts a rank
+        return Seen(
+            rows,
+            starts,
+            [int(line) for line in set(self._lines(self.cluster.head, "ends"))],
+            [line for node in self.lab.nodes for line in self._lines(node, "violations")],
+            [words for node in self.lab.nodes for words in self.cluster.alive(node.name)],
+            {row.id: self._log(row) for row in rows},
+            in_use,
+            integrity,
+            [name for host in self.lab.hosts.values() for name in self._strange(host)],
+            {**self.said, "dispatcher.log": notes.read_text() if notes.exists() else ""},
+        )
+
+    def _lines(self, node: Host, name: str) -> list[str]:
+        path = node.home / "truth" / name
+        return path.read_text().splitlines() if path.exists() else []
+
+    def _log(self, row: Row) -> str:
+        path = self.state / "logs" / ("%d-%s" % (row.id, row.name)) / "tasks" / "0-head.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def _strange(self, host: Host) -> Iterator[str]:
+        names = []
+        roots = [("skyq", host.home / ".skyq"), ("tmp", host.path("/var/tmp"))]
+        for root, path in roots:
+            for folder, below, files in os.walk(path):
+                names += [root + os.path.join(folder, name)[len(str(path)) :] for name in (*below, *files)]
+        names += ["me/" + path.name for path in host.home.glob("sky_workdir.*")]
+        yield from ("%s: %s" % (host.name, name) for name in strangers(names, [*KNOWN, *self._shown(host)]))
+
+    def _shown(self, host: Host) -> Iterable[str]:
+        """The copies of the head that `~/sky_workdir` shows."""
+        link = host.home / "sky_workdir"
+        todo = [os.readlink(link)] if link.is_symlink() else []
+        for copy in todo:
+            yield r"skyq%s(\.json|/.*)?" % re.escape(copy.removeprefix("/home/ada/.skyq"))
+            manifest = host.path(copy + ".json")
+            if manifest.exists():
+                todo += json.loads(manifest.read_text()).get("shows", [])
+
+    def evidence(self) -> str:
+        """For who reads of a violation."""
+        files = ("starts", "ends", "violations")
+        notes = [(node.name, name, self._lines(node, name)) for node in self.lab.nodes for name in files]
+        return "ledger: %s\nsaid: %s\n%s" % (notes, self.said, self.cluster.evidence())
+
+    def close(self) -> None:
+        """It is used again."""
+
+    def down(self) -> None:
+        """Nothing of it is left."""
+        self.lab.down()
+
+
+class Remotely:
+    """Submit a job on two nodes; subclasses say whose part in that is walked."""
+
+    name: ClassVar[str]
+    roles: ClassVar[tuple[str, ...]]
+    at: ClassVar[str]
+    """Where who is broken runs."""
+    wait: ClassVar[bool] = False
+
+    def prepare(self, world: LabWorld) -> None:
+        """What is there before."""
+
+    def words(self) -> list[str]:
+        """The operation's submit."""
+        return ["exec", "lab", "-d", "-n", "victim", *BOTH, Truth.script(DONE)]
+
+    def act(self, world: LabWorld, trace: Trace) -> None:
+        """The operation, traced."""
+        if self.at == "client":
+            code, said = world.submit(self.words(), trace)
+        else:
+            trace.attach(_sshd(world.lab.host(self.at)))
+            code, said = world.submit(self.words())
+        world.acknowledge("victim", said)
+        world.said["the command"] = said
+        acknowledged = bool(world.ids["victim"])
+        self.refused = code > 0 and not acknowledged
+        if code >= 0 and (code == 0) != acknowledged:
+            world.said["the command"] += "\nTraceback: exit code %d, acknowledged: %s" % (code, acknowledged)
+        if acknowledged and not trace.hit:
+            world.settle()
+
+    def retry(self, world: LabWorld) -> None:
+        """What the user does after that, before cron comes."""
+
+    def expected(self, world: LabWorld, hit: Point | None) -> dict[str, Expected]:
+        """Of each job."""
+        states = {"FAILED": None, **(LOST if hit and hit.role in ("shim", "script") else {})}
+        required = hit is None
+        return {
+            "victim": Expected(world.ids["victim"], required, {} if self.refused else states),
+            LATEST: Expected(world.ids[LATEST], True, {"SUCCEEDED": [0, 0]}),
+        }
+
+
+class Bootstrap(Remotely):
+    """First contact, as the client sees it."""
+
+    name, roles, at = "bootstrap", ("command",), "client"
+
+
+class LandHead(Remotely):
+    """First contact, as the head sees it."""
+
+    name, roles, at = "land-head", ("landing", "setup"), "node0"
+
+
+class LandWorker(Remotely):
+    """First contact, as a worker sees it."""
+
+    name, roles, at = "land-worker", ("landing", "setup"), "node1"
+
+
+class Copy(Remotely):
+    """A job with a workdir, after one that had it: what comes to the head, and from there to the worker."""
+
+    name, roles, at = "copy", ("head", "courier"), "node0"
+
+    def prepare(self, world: LabWorld) -> None:
+        for name, text in FILES.items():
+            world.cluster.file("project/" + name, text)
+        former = WHOLE + Truth.script("echo $id >>~/truth/ends")
+        world.type("exec", "lab", "-d", "-n", "former", *BOTH, "--workdir", "project", former)
+        world.settle()
+        world.cluster.file("project/new", "of this job\n")
+
+    def words(self) -> list[str]:
+        script = WHOLE + "[ -e new ] || echo a file lacks >>~/truth/violations; " + Truth.script(DONE)
+        return ["exec", "lab", "-d", "-n", "victim", *BOTH, "--workdir", "project", script]
+
+    def expected(self, world: LabWorld, hit: Point | None) -> dict[str, Expected]:
+        return {**super().expected(world, hit), "former": Expected([], True, {"SUCCEEDED": [0, 0]})}
+
+
+class CopyWorker(Copy):
+    """The same, as the worker sees it."""
+
+    name, roles, at = "copy-worker", ("agent", "shim"), "node1"
+
+
+def _sshd(host: Host) -> int:
+    """The pid of the listening one."""
+    found = [process.pid for process, words in commands(host) if words.startswith("sshd: /")]
+    assert len(found) == 1, found
+    return found[0]
+
+
+EVERY: tuple[type[Remotely], ...] = (Bootstrap, LandHead, LandWorker, Copy, CopyWorker)
+REMOTE: dict[str, type[Remotely]] = {each.name: each for each in EVERY}
