@@ -10,7 +10,7 @@ import os
 import time
 from typing import Dict, List, Optional, Sequence
 
-from skyq import __version__, program
+from skyq import __version__
 from skyq.core import schedule, states
 from skyq.core.accelerators import resources_text
 from skyq.core.errors import Misfit, SkyqError
@@ -59,7 +59,7 @@ class Head:
         nothing of it is left.
         """
         self.check(task)
-        program.argv()  # else whoever can't start a dispatcher would fail on that when the job is queued
+        wake.ready()  # before the job is queued: who fails after that would say that it isn't
         job_id = self._store(task, user, uuid, copy or workdirs.linked())
         try:
             self.wake()
