@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from contextlib import suppress
 from typing import Any, Callable, Dict, List
 
 from skyq.core import keylines
@@ -165,17 +166,17 @@ def uninstall(home: Home, state: Home) -> None:
 def tidy(home: Home, in_use: str) -> None:
     """Remove what interrupted contacts left in ~/.skyq/bin, and builds that nobody has had for long."""
     now = time.time()
-    builds = []
+    ages = {}
     for name in names(home.bin):
-        path = os.path.join(home.bin, name)
-        age = now - os.stat(path).st_mtime
-        if name.endswith(".pyz"):
-            builds.append((age, path))
-        elif ".pyz." in name and age > ABANDONED:
-            os.unlink(path)
-    for age, path in sorted(builds)[KEPT:]:
-        if age > UNUSED and path != in_use:
-            os.unlink(path)
+        with suppress(FileNotFoundError):  # another machine with this home may rename or remove it
+            ages[name] = now - os.stat(os.path.join(home.bin, name)).st_mtime
+    gone = [name for name, age in ages.items() if ".pyz." in name and age > ABANDONED]
+    builds = sorted((name for name in ages if name.endswith(".pyz")), key=lambda name: ages[name])
+    gone += [name for name in builds[KEPT:] if ages[name] > UNUSED]
+    for path in (os.path.join(home.bin, name) for name in gone):
+        if path != in_use:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
 
 
 def names(folder: str) -> List[str]:

@@ -60,6 +60,7 @@ class Walk:
         self._lock = threading.Lock()
         self._newer: Path | None = None
         self._labs: list[LabWorld] = []
+        self._points: dict[str, list[Point]] = {}
 
     def newer(self) -> Path:
         """A skyq.pyz of the same code that calls itself newer."""
@@ -84,10 +85,11 @@ class Walk:
 
     def points(self, name: str) -> list[Point]:
         """All points of an operation; AssertionError where it fails undisturbed."""
-        operation = OPERATIONS[name]()
-        outcome, points = self._try(name, None, "kill")
-        assert not outcome.wrong, "%s, undisturbed: %s\n%s" % (name, outcome.wrong, outcome.evidence)
-        return [point for point in points if point.role in operation.roles]
+        if name not in self._points:
+            outcome, points = self._try(name, None, "kill")
+            assert not outcome.wrong, "%s, undisturbed: %s\n%s" % (name, outcome.wrong, outcome.evidence)
+            self._points[name] = [point for point in points if point.role in OPERATIONS[name].roles]
+        return self._points[name]
 
     def run(self, name: str, point: Point, kind: str) -> Outcome:
         """One trial."""
