@@ -29,7 +29,7 @@ from tests.crash.local import OPERATIONS as LOCAL
 from tests.crash.local import World, trial
 from tests.crash.remote import REMOTE, LabWorld
 from tests.crash.trace import Point
-from tests.crash.tracer import SYNC, needs_room
+from tests.crash.tracer import SYNC, likeness, needs_room
 from tests.program import built, unpacked
 from tests.ssh.test_upgrade import NEWER, build
 
@@ -136,9 +136,9 @@ def thin(points: list[Point]) -> list[Point]:
     Of a folder that is unpacked, however the calls alternate.
     """
     found: list[Point] = []
-    likes = [_likeness(point) for point in points]
+    likes = [_like(point) for point in points]
     for at, like in enumerate(likes):
-        near = ".new-" in like[2]
+        near = ".new-" in like[1]
         before = likes[:at] if near else likes[max(0, at - 2) : at]
         after = likes[at + 1 :] if near else likes[at + 1 : at + 2]
         if like not in after or before.count(like) < 2:
@@ -146,9 +146,10 @@ def thin(points: list[Point]) -> list[Point]:
     return found
 
 
-def _likeness(point: Point) -> tuple[str, str, str]:
+def _like(point: Point) -> tuple[str, str]:
+    """What is unpacked is all alike."""
     what = re.sub(r"(/\.new-)[^/]*/.*", r"\1", point.what)
-    return point.role, point.call, re.sub(r"[0-9a-f]{4,}|\d+", "#", what)
+    return point.role, likeness(point.call, what)
 
 
 def walk(found: Walk, name: str, points: list[Point], kind: str) -> int:

@@ -8,10 +8,12 @@ import platform
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.crash.tracer import likeness
 from tests.waiting import wait_until
 
 TRACER = Path(__file__).resolve().parent / "tracer.py"
@@ -36,9 +38,11 @@ class Point(NamedTuple):
     """The n-th of that role's, from 1."""
     call: str
     what: str
+    nth: int = 0
+    """The n-th of that role's that is like it, from 1: that of another run is found by it."""
 
     def __str__(self) -> str:
-        return "%s %d %s %s" % self
+        return "%s %d %s %s" % self[:4]
 
 
 class Trace:
@@ -54,7 +58,17 @@ class Trace:
     def _prefix(self) -> list[str]:
         words = [sys.executable, "-I", "-S", str(TRACER), "--log", str(self.log)]
         if self.point is not None:
-            words += ["--role", self.point.role, "--at", str(self.point.n), "--kind", self.kind]
+            like = likeness(self.point.call, self.point.what)
+            words += [
+                "--role",
+                self.point.role,
+                "--at",
+                str(self.point.nth),
+                "--like",
+                like,
+                "--kind",
+                self.kind,
+            ]
         return words + ["--wait"] * self.wait
 
     def start(
@@ -111,7 +125,13 @@ class Trace:
 
     def points(self) -> list[Point]:
         """All that there were."""
-        return [Point(**line) for line in self._lines() if "role" in line]
+        alike: Counter[tuple[str, str]] = Counter()
+        found = []
+        for point in [Point(**line) for line in self._lines() if "role" in line]:
+            key = (point.role, likeness(point.call, point.what))
+            alike[key] += 1
+            found.append(point._replace(nth=alike[key]))
+        return found
 
     def said(self) -> str:
         """What the command said."""

@@ -1,10 +1,11 @@
 """Runs a command, and counts or breaks the state-changing system calls of the processes that come of it.
 
-    python tracer.py --log FILE [--role ROLE --at N --kind kill|enospc|full|eio] [--wait] -- COMMAND...
+    python tracer.py --log FILE [--role ROLE --at N [--like TEXT] --kind KIND] [--wait] -- COMMAND...
     python tracer.py --log FILE ... --attach PID
 
-Each such call is a line of JSON in FILE: {role, n, call, what}. The N-th of ROLE is not made: its process is
-killed there (SIGKILL), or the call fails. FILE then has {"hit": ...}, and nothing is traced any more.
+Each such call is a line of JSON in FILE: {role, n, call, what}. The N-th of ROLE, or of those of it that are
+like TEXT, is not made: KIND kill ends its process there; with enospc or eio it fails, with full all after it
+fail, too. FILE then has {"hit": ...}, and nothing is traced any more.
 
 strace can't do that: with -f its `when=N` counts per thread and per call, so that it breaks the N-th fsync of
 each process, the job's own included. Here the calls are counted in their order, over all processes of a role.
@@ -18,6 +19,7 @@ import ctypes
 import errno
 import json
 import os
+import re
 import signal
 import struct
 import sys
@@ -118,10 +120,13 @@ class Tracee:
 class Tracer:
     """All that comes of one command, or of one process."""
 
-    def __init__(self, log: int, role: str, at: int, kind: str, counts: bool) -> None:
+    def __init__(self, log: int, role: str, at: int, like: str, kind: str) -> None:
         self.log = log
-        self.role, self.at, self.kind = role, at, kind
-        self.counts = counts
+        self.role, self.at, self.like, self.kind = role, at, like, kind
+        self.counts = True
+        """Whether calls count already."""
+        self.left = at
+        """How many calls of the kind that is looked for are still to come."""
         self.over = False
         self.full = False
         """Whether all that needs room fails from now on."""
@@ -265,9 +270,11 @@ class Tracer:
             return
         n = self.made[its.role] = self.made.get(its.role, 0) + 1
         here = {"role": its.role, "n": n, "call": call.name, "what": what}
-        if its.role != self.role or n != self.at:
-            if not self.role:
-                self.say(**here)
+        if not self.role:
+            self.say(**here)
+        if its.role == self.role and self.like in ("", likeness(call.name, what)):
+            self.left -= 1
+        if not self.role or self.left:
             return
         self.over = True
         self.say(hit=here)
@@ -282,6 +289,12 @@ class Tracer:
         if number:
             its.failure = number
             ptrace(POKEUSER, pid, ORIG_RAX, -1)
+
+
+def likeness(call: str, what: str) -> str:
+    """What a call has in common with the same one of another run: all but numbers and random names."""
+    what = re.sub(r"/tmp(/tmp|/)[a-z0-9_]{8}(?=$|[/ ])", r"/tmp/#", what)
+    return call + " " + re.sub(r"[0-9a-f]{4,}|\d+", "#", what)
 
 
 def needs_room(call: str, what: str) -> bool:
@@ -376,13 +389,15 @@ def main() -> int:
     parser.add_argument("--log", required=True)
     parser.add_argument("--role", default="")
     parser.add_argument("--at", type=int, default=0)
+    parser.add_argument("--like", default="")
     parser.add_argument("--kind", default="kill")
     parser.add_argument("--wait", action="store_true")
     parser.add_argument("--attach", type=int, default=0)
     parser.add_argument("command", nargs="*")
     found = parser.parse_args()
     log = os.open(found.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-    tracer = Tracer(log, found.role, found.at, found.kind, not found.wait)
+    tracer = Tracer(log, found.role, found.at, found.like, found.kind)
+    tracer.counts = not found.wait
 
     def count(*_: object) -> None:
         tracer.counts = True
