@@ -24,12 +24,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.crash import trace
 from tests.crash.local import OPERATIONS as LOCAL
-from tests.crash.local import World, trial
+from tests.crash.local import LocalWorld
 from tests.crash.remote import REMOTE, LabWorld
-from tests.crash.trace import Point
+from tests.crash.trace import KINDS, Point, Trace, why_not
 from tests.crash.tracer import SYNC, likeness, needs_room
+from tests.crash.world import trial
 from tests.program import built, unpacked
 from tests.ssh.test_upgrade import NEWER, build
 
@@ -73,7 +73,7 @@ class Walk:
         """For one trial."""
         if name in LOCAL:
             app = self.app if LOCAL[name].unpacked else None
-            return World(folder, self.program, app, self.newer)
+            return LocalWorld(folder, self.program, app, self.newer)
         with self._lock:
             lab = self._labs.pop() if self._labs else LabWorld(folder.with_suffix(".lab"), self.pyz)
         return lab.reset(folder)
@@ -101,24 +101,26 @@ class Walk:
             folder = self.folder / ("trial%d" % self._count)
         folder.mkdir()
         began = time.monotonic()
-        world = self._world(name, folder)
-        evidence, points, hit = "", [], None
+        world, operation = self._world(name, folder), OPERATIONS[name]()
+        trace = Trace(folder, point, kind, operation.wait)
+        evidence = ""
         try:
-            found, wrong = trial(OPERATIONS[name](), world, point, kind)
-            points, hit = found.points(), found.hit
+            wrong = trial(operation, world, trace)
             evidence = world.evidence() if wrong else ""
         except AssertionError as error:
             wrong = ["it doesn't recover: %s" % str(error).split("\n")[0]]
             evidence = "%s\n%s" % (error, world.evidence())
         except Exception:
             wrong, evidence = ["the trial failed"], traceback.format_exc()
+        seconds = time.monotonic() - began
+        try:
+            return Outcome(trace.hit, wrong, evidence, seconds), [] if point else trace.points()
         finally:
             world.close()
             if name in REMOTE:
                 self._labs.append(world)
             if not self.keep:
                 shutil.rmtree(folder, ignore_errors=True)
-        return Outcome(hit, wrong, evidence, time.monotonic() - began), points
 
 
 def eligible(points: list[Point], kind: str) -> list[Point]:
@@ -218,13 +220,13 @@ def main() -> int:
     )
     parser.add_argument("--only", default=",".join(LOCAL), help="operations: " + ", ".join(OPERATIONS))
     parser.add_argument("--every", type=int, default=1, help="only each N-th point")
-    parser.add_argument("--kind", default="kill", choices=trace.KINDS)
+    parser.add_argument("--kind", default="kill", choices=KINDS)
     parser.add_argument("--point", default="", help="OPERATION:ROLE:N, as a line of the output has it")
     parser.add_argument("--all", action="store_true", help="each of many calls in a row that are alike, too")
     parser.add_argument("--list", action="store_true", help="only tell the points")
     parser.add_argument("--keep", action="store_true", help="keep the folders of the trials")
     found = parser.parse_args()
-    if reason := trace.why_not():
+    if reason := why_not():
         sys.exit(reason)
     folder = Path(tempfile.mkdtemp(prefix="skyq-crash-"))
     walked = Walk(folder, found.keep)

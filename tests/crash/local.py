@@ -6,17 +6,15 @@ import hashlib
 import json
 import os
 import re
-import sqlite3
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable
-from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from tests.cluster import FINAL, LocalQueue, kill
-from tests.crash.check import Expected, Row, Seen, strangers, violations
+from tests.cluster import LocalQueue, kill
+from tests.crash.check import Expected, Seen, strangers
 from tests.crash.trace import Point, Trace
+from tests.crash.world import Operation, World
 from tests.faults.truth import Truth
 from tests.waiting import wait_until
 
@@ -27,8 +25,6 @@ DONE = "echo said; echo $id >>~/truth/ends; exit %d" % CODE
 REAL = {"FAILED": [CODE]}
 LOST = {"FAILED_DRIVER": None, "FAILED": None}
 """Where the job's own shim or script is what was broken."""
-SETTLE = 60.0  # seconds
-TICK_EVERY = 2.0  # seconds: cron's minute
 FILES = {"a": "one\n", "sub/b": "x" * 200_000, "sub/deeper/c": "three\n"}
 SUM = hashlib.sha256("".join(FILES.values()).encode()).hexdigest()
 WHOLE = (
@@ -49,13 +45,14 @@ KNOWN = (
 """What may be there when all jobs have ended and `clean` was typed."""
 
 
-class World:
-    """A queue, and what happened to it."""
+class LocalWorld(World):
+    """A queue on this machine."""
 
     def __init__(
         self, folder: Path, program: list[str], app: Path | None, newer: Callable[[], Path] = lambda: Path()
     ) -> None:
         """`newer`: makes a newer skyq.pyz, or has it."""
+        super().__init__()
         self.queue = LocalQueue(folder / "q", program)
         (self.queue.home / "app").mkdir(mode=0o700)
         for found in app.iterdir() if app else ():  # what this trial unpacks is its own
@@ -64,17 +61,11 @@ class World:
         self.truth = Truth(self.queue)
         self.folder = folder
         self.newer = newer
-        self.said: dict[str, str] = {}
-        self.ids: dict[str, list[int]] = defaultdict(list)
+        self.database = self.queue.state_dir / "queue.db"
 
     def trace(self, trace: Trace, *words: str, program: list[str] | None = None) -> None:
         """Run a command under the tracer."""
         trace.start([*(program or self.queue.program), *words], self.queue.env, self.queue.user_home)
-
-    def acknowledge(self, name: str, said: str) -> None:
-        """The ids that a submit printed."""
-        found = re.findall(r"Job submitted, ID: (\d+)\n", said)
-        self.ids[name] += map(int, found)
 
     def type(self, *words: str) -> str:
         """A command of the user's that must succeed."""
@@ -82,34 +73,15 @@ class World:
         self.said[" ".join(words)[:80]] = result.err
         return result.out
 
-    def rows(self) -> list[Row]:
-        """The jobs; none where there is no queue."""
-        path = self.queue.state_dir / "queue.db"
-        with suppress(sqlite3.OperationalError), closing(
-            sqlite3.connect("file:%s?mode=ro" % path, uri=True)
-        ) as db:
-            found = db.execute("SELECT id, name, state, reason, exit_codes FROM jobs ORDER BY id").fetchall()
-            return [Row(*row[:4], json.loads(row[4] or "[]")) for row in found]
-        return []
-
-    def settle(self) -> None:
-        """What cron does, until nothing is unfinished."""
-        until, ticks_at = time.monotonic() + SETTLE, 0.0
-
-        def settled() -> bool:
-            nonlocal ticks_at
-            if time.monotonic() > ticks_at:
-                ticks_at = time.monotonic() + TICK_EVERY
-                result = self.queue.run("tick")
-                assert result.code == 0, result
-                self.said["tick"] = result.err
-            return all(row.state in FINAL for row in self.rows())
-
-        wait_until(settled, "all jobs end", max(0.0, until - time.monotonic()), self.evidence)
+    def tick(self) -> None:
+        result = self.queue.run("tick")
+        assert result.code == 0, result
+        self.said["tick"] = result.err
 
     def go_on(self) -> None:
         """Another job, which needs all devices, runs; the queue gets idle; what is left is cleaned up."""
-        if any(self.queue.claims.glob("*.new")):  # whoever claims the machine next removes them
+        state = [self.queue.claims, self.queue.state_dir]
+        if any(path for root in state for path in root.rglob("*.new")):  # the next node agent removes them
             self.queue.until(lambda: not self.queue.own_processes(), "dispatcher and node agent leave")
         self._age()
         script = self.truth.script("echo $id >>~/truth/ends")
@@ -132,13 +104,8 @@ class World:
 
     def see(self) -> Seen:
         """All that the check needs."""
-        path = self.queue.state_dir / "queue.db"
-        with closing(sqlite3.connect(path)) as db:
-            integrity = str(db.execute("PRAGMA integrity_check").fetchone()[0])
-            in_use = db.execute("SELECT * FROM device_use").fetchall()
         rows = self.rows()
-        notes = self.queue.state_dir / "dispatcher.log"
-        said = {**self.said, "dispatcher.log": notes.read_text() if notes.exists() else ""}
+        in_use, integrity = self.database_says()
         ended = self.truth.folder / "ends"
         return Seen(
             rows,
@@ -147,16 +114,12 @@ class World:
             self.truth.violations(),
             [" ".join(process.cmdline()) for process in self.queue.job_processes()]
             + ["job %d" % row.id for row in rows if self.truth.lives(row.id)],
-            {row.id: self._log(row) for row in rows},
+            {row.id: self.log_of(row, "run.log") for row in rows},
             in_use,
             integrity,
             strangers(self._names(), [*KNOWN, *self._shown()]),
-            said,
+            self.notes(),
         )
-
-    def _log(self, row: Row) -> str:
-        path = self.queue.state_dir / "logs" / ("%d-%s" % (row.id, row.name)) / "tasks" / "run.log"
-        return path.read_text(errors="replace") if path.exists() else ""
 
     def _names(self) -> Iterable[str]:
         for root in (self.queue.home, self.queue.claims, self.queue.user_home):
@@ -187,53 +150,28 @@ class World:
             kill(process)
 
 
-class Operation:
+class Locally(Operation):
     """Submit a job, and have it run; subclasses say which part of that is walked."""
 
-    name: ClassVar[str]
-    roles: ClassVar[tuple[str, ...]]
-    wait: ClassVar[bool] = False
-    """Whether the calls count only from the middle of it on."""
-    unpacked: ClassVar[bool] = True
-    """Whether skyq was started here before."""
     then: ClassVar[str] = DONE
     """What the job does when it has begun."""
-
-    def __init__(self) -> None:
-        self.refused = False
-        """Whether the submit said that it failed."""
-
-    def prepare(self, world: World) -> None:
-        """What is there before."""
 
     def words(self) -> list[str]:
         """The operation's submit."""
         script = SECRET + Truth.script(self.then)
         return ["exec", "local", "-d", "-n", "victim", "--gpus", "H100:1", "--secret", "TOKEN=t0ken", script]
 
-    def act(self, world: World, trace: Trace) -> None:
+    def act(self, world: LocalWorld, trace: Trace) -> None:
         """The operation, traced; returns when its point was met, or all of it is over."""
         self.submit(world, trace)
 
-    def submit(self, world: World, trace: Trace, program: list[str] | None = None) -> None:
+    def submit(self, world: LocalWorld, trace: Trace, program: list[str] | None = None) -> None:
         """The traced command, to its end, and what it said."""
         world.trace(trace, *self.words(), program=program)
         code = trace.until_ended()
-        world.acknowledge("victim", trace.said())
-        world.said["the traced command"] = trace.said()
-        acknowledged = bool(world.ids["victim"])
-        self.refused = code > 0 and not acknowledged
-        deaf = trace.hit is not None and trace.hit.what.endswith("/out")
-        if code >= 0 and (code == 0) != acknowledged and not deaf:
-            world.said["the traced command"] += "\nTraceback: exit code %d, acknowledged: %s" % (
-                code,
-                acknowledged,
-            )
+        self.heard(world, trace, code, trace.said())
 
-    def retry(self, world: World) -> None:
-        """What the user does after that, before cron comes."""
-
-    def expected(self, world: World, hit: Point | None) -> dict[str, Expected]:
+    def expected(self, world: LocalWorld, hit: Point | None) -> dict[str, Expected]:
         """Of each job."""
         states = {**REAL, **(LOST if hit and hit.role in ("shim", "script") else {})}
         required = hit is None or hit.role != "command"
@@ -243,7 +181,7 @@ class Operation:
         }
 
 
-class Submit(Operation):
+class Submit(Locally):
     """The first one of all: it makes the queue, too."""
 
     name, roles = "submit", ("command",)
@@ -254,22 +192,22 @@ class First(Submit):
 
     name, unpacked = "first", False
 
-    def prepare(self, world: World) -> None:
+    def prepare(self, world: LocalWorld) -> None:
         (world.queue.home / "pools.yaml").unlink()
 
     def words(self) -> list[str]:
         return ["exec", "local", "-d", "-n", "victim", Truth.script(DONE)]
 
-    def retry(self, world: World) -> None:
+    def retry(self, world: LocalWorld) -> None:
         world.queue.declare(H100=4)
 
 
-class Workdir(Operation):
+class Workdir(Locally):
     """With files, after another job that had some of them."""
 
     name, roles = "workdir", ("command",)
 
-    def prepare(self, world: World) -> None:
+    def prepare(self, world: LocalWorld) -> None:
         for name, text in FILES.items():
             world.queue.file("project/" + name, text)
         former = WHOLE + "echo more >left; " + Truth.script("echo $id >>ends")
@@ -281,17 +219,17 @@ class Workdir(Operation):
         script = WHOLE + Truth.script(DONE)
         return ["exec", "local", "-d", "-n", "victim", "--gpus", "H100:1", "--workdir", "project", script]
 
-    def expected(self, world: World, hit: Point | None) -> dict[str, Expected]:
+    def expected(self, world: LocalWorld, hit: Point | None) -> dict[str, Expected]:
         return {**super().expected(world, hit), "former": Expected([], True, {"SUCCEEDED": [0]})}
 
 
-class Tick(Operation):
+class Tick(Locally):
     """The dispatcher comes, plans, records, and has the job started."""
 
     name, roles = "tick", ("dispatcher",)
     then = LocalQueue.until_open() + "; " + DONE
 
-    def act(self, world: World, trace: Trace) -> None:
+    def act(self, world: LocalWorld, trace: Trace) -> None:
         self.submit(world, trace)
         wait_until(
             lambda: trace.hit or world.truth.starts(), "it is broken or has begun", evidence=world.evidence
@@ -306,20 +244,20 @@ class Start(Tick):
     name, roles = "start", ("agent", "shim", "script")
 
 
-class Finish(Operation):
+class Finish(Locally):
     """The script ends; that is recorded, settled, and the queue goes idle."""
 
     name, roles, wait = "finish", ("dispatcher", "agent", "shim"), True
     then = LocalQueue.until_open() + "; " + DONE
 
-    def act(self, world: World, trace: Trace) -> None:
+    def act(self, world: LocalWorld, trace: Trace) -> None:
         self.submit(world, trace)
         wait_until(world.truth.starts, "it has begun", evidence=world.evidence)
         trace.count()
         self.end(world)
         trace.until_over()
 
-    def end(self, world: World) -> None:
+    def end(self, world: LocalWorld) -> None:
         """Have the script end."""
         world.queue.open_gate()
 
@@ -329,10 +267,10 @@ class Stop(Finish):
 
     name = "stop"
 
-    def end(self, world: World) -> None:
+    def end(self, world: LocalWorld) -> None:
         world.type("cancel", "local", "-y", "1")
 
-    def expected(self, world: World, hit: Point | None) -> dict[str, Expected]:
+    def expected(self, world: LocalWorld, hit: Point | None) -> dict[str, Expected]:
         found = super().expected(world, hit)
         states = {"CANCELLED": None, **(LOST if hit and hit.role == "shim" else {})}
         return {**found, "victim": found["victim"]._replace(states=states)}
@@ -343,14 +281,14 @@ class Cancel(Stop):
 
     name, roles, wait = "cancel", ("command",), False
 
-    def act(self, world: World, trace: Trace) -> None:
+    def act(self, world: LocalWorld, trace: Trace) -> None:
         world.acknowledge("victim", world.type(*self.words()))
         wait_until(world.truth.starts, "it has begun", evidence=world.evidence)
         world.trace(trace, "cancel", "local", "-y", "1")
         trace.until_ended()
         world.said["the traced command"] = trace.said()
 
-    def retry(self, world: World) -> None:
+    def retry(self, world: LocalWorld) -> None:
         world.queue.run("cancel", "local", "-y", "1")
 
 
@@ -359,36 +297,21 @@ class Upgrade(Tick):
 
     name, roles = "upgrade", ("command", "dispatcher")
 
-    def prepare(self, world: World) -> None:
+    def prepare(self, world: LocalWorld) -> None:
         script = Truth.script(LocalQueue.until_open() + "; echo $id >>ends")
         world.type("exec", "local", "-d", "-n", "former", "--gpus", "H100:1", script)
         wait_until(world.truth.starts, "it has begun", evidence=world.evidence)
 
-    def act(self, world: World, trace: Trace) -> None:
+    def act(self, world: LocalWorld, trace: Trace) -> None:
         world.queue.program = [world.queue.program[0], str(world.newer())]
         self.submit(world, trace)
         wait_until(lambda: trace.hit or len(world.truth.starts()) > 1, "it is broken or has begun")
         world.queue.open_gate()
         trace.until_over()
 
-    def expected(self, world: World, hit: Point | None) -> dict[str, Expected]:
+    def expected(self, world: LocalWorld, hit: Point | None) -> dict[str, Expected]:
         return {**super().expected(world, hit), "former": Expected([], True, {"SUCCEEDED": [0]})}
 
 
-EVERY: tuple[type[Operation], ...] = (First, Submit, Workdir, Tick, Start, Finish, Cancel, Stop, Upgrade)
-OPERATIONS: dict[str, type[Operation]] = {each.name: each for each in EVERY}
-
-
-def trial(operation: Any, world: Any, point: Point | None, kind: str) -> tuple[Trace, list[str]]:
-    """Do it, break it, recover, look; the trace and what is wrong."""
-    trace = Trace(world.folder, point, kind, operation.wait)
-    try:
-        operation.prepare(world)
-        operation.act(world, trace)
-        trace.stop()
-        operation.retry(world)
-        world.settle()
-        world.go_on()
-        return trace, violations(world.see(), operation.expected(world, trace.hit))
-    finally:
-        trace.stop()
+EVERY: tuple[type[Locally], ...] = (First, Submit, Workdir, Tick, Start, Finish, Cancel, Stop, Upgrade)
+OPERATIONS: dict[str, type[Locally]] = {each.name: each for each in EVERY}

@@ -6,18 +6,18 @@ import json
 import os
 import re
 import shutil
-import sqlite3
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 
-from tests.cluster import FINAL, GRACE
-from tests.crash.check import Expected, Row, Seen, strangers
-from tests.crash.local import CODE, FILES, LOST, SETTLE, TICK_EVERY, WHOLE
+from tests.cluster import GRACE
+from tests.crash.check import Expected, Seen, strangers
+from tests.crash.local import DONE, FILES, LOST, WHOLE
 from tests.crash.trace import Point, Trace
+from tests.crash.world import Operation, World
 from tests.faults.truth import Truth
 from tests.lab import Host, Lab
 from tests.lab.disk import give
@@ -27,7 +27,6 @@ from tests.waiting import wait_until
 
 BOTH = ("--num-nodes", "2", "--gpus", "H100:1")
 LATEST = "next"
-DONE = "echo said; echo $id >>~/truth/ends; exit %d" % CODE
 KNOWN = (
     r"skyq/(handshakes(/.*)?|members(/.*)?|app(/.*)?|bin|bin/skyq|pools\.yaml|known_hosts|home-token|clusters|clusters/lab|nodes|remotes)",
     r"skyq/(remotes/lab\.json|wheels(/.*)?|enrolled(/.*)?)",
@@ -43,10 +42,11 @@ KNOWN = (
 )
 
 
-class LabWorld:
+class LabWorld(World):
     """A client, and bare hosts, as often as wanted."""
 
     def __init__(self, folder: Path, program: Path) -> None:
+        super().__init__()
         self.lab = Lab(folder, 2, 4, program=program)
         self.lab.up()
         self.keys = {node.name: node.read("/home/ada/.ssh/authorized_keys") for node in self.lab.nodes}
@@ -54,11 +54,12 @@ class LabWorld:
     def reset(self, folder: Path) -> LabWorld:
         """As on the first day."""
         self.folder = folder
-        self.said: dict[str, str] = {}
-        self.ids: dict[str, list[int]] = defaultdict(list)
+        self.said.clear()
+        self.ids.clear()
         for host in self.lab.hosts.values():
             self._bare(host)
         self.cluster = Remote(self.lab).pool()
+        self.database = self.cluster.head.home / ".skyq" / "clusters" / "lab" / "queue.db"
         return self
 
     def _bare(self, host: Host) -> None:
@@ -98,40 +99,14 @@ class LabWorld:
         trace.start(argv, environment)
         return trace.until_ended(), trace.said()
 
-    def acknowledge(self, name: str, said: str) -> None:
-        """The ids that a submit printed."""
-        self.ids[name] += map(int, re.findall(r"Job submitted, ID: (\d+)\n", said))
-
-    @property
-    def state(self) -> Path:
-        return self.cluster.head.home / ".skyq" / "clusters" / "lab"
-
-    def rows(self) -> list[Row]:
-        """The jobs; none where there is no queue."""
-        path = "file:%s?mode=ro" % (self.state / "queue.db")
-        with suppress(sqlite3.OperationalError), closing(sqlite3.connect(path, uri=True)) as db:
-            found = db.execute("SELECT id, name, state, reason, exit_codes FROM jobs ORDER BY id").fetchall()
-            return [Row(*row[:4], json.loads(row[4] or "[]")) for row in found]
-        return []
-
-    def settle(self) -> None:
-        """What cron does on the head, until nothing is unfinished."""
-        ticks_at = 0.0
-
-        def settled() -> bool:
-            nonlocal ticks_at
-            if time.monotonic() > ticks_at and (self.cluster.head.home / ".skyq/bin/skyq").exists():
-                ticks_at = time.monotonic() + TICK_EVERY
-                if (self.state / "queue.db").exists():
-                    self.said["tick"] = self.cluster.run("tick", "lab", at=self.cluster.head).err
-            return all(row.state in FINAL for row in self.rows())
-
-        wait_until(settled, "all jobs end", SETTLE, self.evidence)
+    def tick(self) -> None:
+        if self.database.exists() and (self.cluster.head.home / ".skyq/bin/skyq").exists():
+            self.said["tick"] = self.cluster.run("tick", "lab", at=self.cluster.head).err
 
     def go_on(self) -> None:
         """The same command as before makes of whatever there is a cluster, and a job runs on all of it."""
-        for node in self.lab.nodes:
-            self._age(node.home / ".skyq")
+        for host in self.lab.hosts.values():
+            self._age(host.home / ".skyq")
         script = Truth.script("echo $id >>~/truth/ends")
         files = ["--workdir", "project"] if (self.cluster.client.home / "project").exists() else []
         words = ["exec", "lab", "-n", LATEST, "--num-nodes", "2", "--gpus", "H100:4", *files, script]
@@ -142,16 +117,13 @@ class LabWorld:
         old = time.time() - 2 * 86400
         for folder, names, files in os.walk(root):
             for name in (*names, *files):
-                if "/work" in folder or "/bin" in folder:
+                if "/work" in folder or "/bin" in folder or "/remotes" in folder:
                     os.utime(Path(folder, name), (old, old), follow_symlinks=False)
 
     def see(self) -> Seen:
         """All that the check needs."""
-        with closing(sqlite3.connect(self.state / "queue.db")) as db:
-            integrity = str(db.execute("PRAGMA integrity_check").fetchone()[0])
-            in_use = db.execute("SELECT * FROM device_use").fetchall()
         rows = self.rows()
-        notes = self.state / "dispatcher.log"
+        in_use, integrity = self.database_says()
         starts: Counter[int] = Counter()
         for node in self.lab.nodes:
             for job, count in Counter(map(int, self._lines(node, "starts"))).items():
@@ -162,20 +134,16 @@ class LabWorld:
             [int(line) for line in set(self._lines(self.cluster.head, "ends"))],
             [line for node in self.lab.nodes for line in self._lines(node, "violations")],
             [words for node in self.lab.nodes for words in self.cluster.alive(node.name)],
-            {row.id: self._log(row) for row in rows},
+            {row.id: self.log_of(row, "0-head.log") for row in rows},
             in_use,
             integrity,
             [name for host in self.lab.hosts.values() for name in self._strange(host)],
-            {**self.said, "dispatcher.log": notes.read_text() if notes.exists() else ""},
+            self.notes(),
         )
 
     def _lines(self, node: Host, name: str) -> list[str]:
         path = node.home / "truth" / name
         return path.read_text().splitlines() if path.exists() else []
-
-    def _log(self, row: Row) -> str:
-        path = self.state / "logs" / ("%d-%s" % (row.id, row.name)) / "tasks" / "0-head.log"
-        return path.read_text(errors="replace") if path.exists() else ""
 
     def _strange(self, host: Host) -> Iterator[str]:
         names = []
@@ -210,17 +178,11 @@ class LabWorld:
         self.lab.down()
 
 
-class Remotely:
+class Remotely(Operation):
     """Submit a job on two nodes; subclasses say whose part in that is walked."""
 
-    name: ClassVar[str]
-    roles: ClassVar[tuple[str, ...]]
     at: ClassVar[str]
     """Where who is broken runs."""
-    wait: ClassVar[bool] = False
-
-    def prepare(self, world: LabWorld) -> None:
-        """What is there before."""
 
     def words(self) -> list[str]:
         """The operation's submit."""
@@ -233,17 +195,9 @@ class Remotely:
         else:
             trace.attach(_sshd(world.lab.host(self.at)))
             code, said = world.submit(self.words())
-        world.acknowledge("victim", said)
-        world.said["the command"] = said
-        acknowledged = bool(world.ids["victim"])
-        self.refused = code > 0 and not acknowledged
-        if code >= 0 and (code == 0) != acknowledged:
-            world.said["the command"] += "\nTraceback: exit code %d, acknowledged: %s" % (code, acknowledged)
-        if acknowledged and not trace.hit:
+        self.heard(world, trace, code, said)
+        if not self.refused and not trace.hit:
             world.settle()
-
-    def retry(self, world: LabWorld) -> None:
-        """What the user does after that, before cron comes."""
 
     def expected(self, world: LabWorld, hit: Point | None) -> dict[str, Expected]:
         """Of each job."""
@@ -268,9 +222,13 @@ class LandHead(Remotely):
 
 
 class LandWorker(Remotely):
-    """First contact, as a worker sees it."""
+    """First contact, as a worker sees it. A cluster that was made without it is told how to add it."""
 
     name, roles, at = "land-worker", ("landing", "setup"), "node1"
+
+    def retry(self, world: LabWorld) -> None:
+        if "skyq add lab" in world.said["the command"]:
+            world.type("add", "lab")
 
 
 class Copy(Remotely):

@@ -53,6 +53,7 @@ class Trace:
         self.out = folder / "out"
         self.err = folder / "err"
         self.point, self.kind, self.wait = point, kind, wait
+        self.log.touch()
         self._process: subprocess.Popen[bytes] | None = None
 
     def _prefix(self) -> list[str]:
@@ -83,7 +84,6 @@ class Trace:
         self._until(lambda: "ready" in self.log.read_text(), "the tracer is there")
 
     def _begin(self, words: list[str], env: Mapping[str, str] | None, cwd: Path | None) -> None:
-        self.log.touch()
         with open(self.out, "wb") as out, open(self.err, "wb") as err:
             self._process = subprocess.Popen(
                 words,
