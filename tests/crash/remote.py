@@ -30,7 +30,7 @@ LATEST = "next"
 KNOWN = (
     r"skyq/(handshakes(/.*)?|members(/.*)?|app(/.*)?|bin|bin/skyq|pools\.yaml|known_hosts|home-token|clusters|clusters/lab|nodes|remotes)",
     r"skyq/(remotes/lab\.json|wheels(/.*)?|enrolled(/.*)?)",
-    r"skyq/bin/skyq-[^/]+\.pyz",
+    r"skyq/bin/skyq-[^/]+\.pyz(\.[0-9a-f]{8})?",  # node/setup.py tidies up at the next contact
     r"skyq/clusters/lab/(queue\.db(-wal|-shm)?|tick\.lock|founding\.lock|dispatcher\.(log|sock)|ticked)",
     r"skyq/clusters/lab/ssh(/(id_ed25519(\.pub)?|known_hosts))?",
     r"skyq/(clusters/lab|nodes/[^/]+)/(secrets|run|work|logs|wrappers)",
