@@ -16,7 +16,7 @@ from typing import Any, Dict, Optional
 
 from skyq.core.errors import HostClaimed
 from skyq.core.paths import ClaimDir
-from skyq.transport.aside import aside
+from skyq.transport.aside import aside, sweep
 
 # Other accounts may put anything there: a link, or a pipe that would let us wait for a writer.
 _CAREFUL = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -62,6 +62,7 @@ def refusal(where: ClaimDir, cluster_id: str) -> Optional[str]:
 def take(where: ClaimDir, claim: Claim) -> None:
     """Claim this machine, or keep the claim. Raises HostClaimed with the owner's name."""
     os.makedirs(where.root, exist_ok=True)
+    sweep(where.claim)
     why = refusal(where, claim["id"])
     if why:
         raise HostClaimed(why)

@@ -59,7 +59,6 @@ class LabWorld(World):
         for host in self.lab.hosts.values():
             self._bare(host)
         self.cluster = Remote(self.lab).pool()
-        self.database = self.cluster.head.home / ".skyq" / "clusters" / "lab" / "queue.db"
         return self
 
     def _bare(self, host: Host) -> None:
@@ -99,26 +98,38 @@ class LabWorld(World):
         trace.start(argv, environment)
         return trace.until_ended(), trace.said()
 
+    @property
+    def head(self) -> Host:
+        """As the client knows it: where the first one can't be had, it is another one."""
+        record = self.cluster.client.home / ".skyq" / "remotes" / "lab.json"
+        return self.lab.host(json.loads(record.read_text())["head"]["ip"] if record.exists() else "node0")
+
+    @property
+    def database(self) -> Path:
+        return self.head.home / ".skyq" / "clusters" / "lab" / "queue.db"
+
     def tick(self) -> None:
-        if self.database.exists() and (self.cluster.head.home / ".skyq/bin/skyq").exists():
-            self.said["tick"] = self.cluster.run("tick", "lab", at=self.cluster.head).err
+        if self.database.exists() and (self.head.home / ".skyq/bin/skyq").exists():
+            self.said["tick"] = self.cluster.run("tick", "lab", at=self.head).err
 
     def go_on(self) -> None:
         """The same command as before makes of whatever there is a cluster, and a job runs on all of it."""
-        for host in self.lab.hosts.values():
-            self._age(host.home / ".skyq")
+        self.age()
         script = Truth.script("echo $id >>~/truth/ends")
         files = ["--workdir", "project"] if (self.cluster.client.home / "project").exists() else []
         words = ["exec", "lab", "-n", LATEST, "--num-nodes", "2", "--gpus", "H100:4", *files, script]
         self.acknowledge(LATEST, self.type(*words))
         self.type("clean", "lab", "--older", "0d", "-y")
 
-    def _age(self, root: Path) -> None:
+    def age(self) -> None:
+        """Two days pass for what nobody will come back to."""
         old = time.time() - 2 * 86400
-        for folder, names, files in os.walk(root):
-            for name in (*names, *files):
-                if "/work" in folder or "/bin" in folder or "/remotes" in folder:
-                    os.utime(Path(folder, name), (old, old), follow_symlinks=False)
+        for host in self.lab.hosts.values():
+            for root in (host.home / ".skyq", host.path("/var/tmp")):
+                for folder, names, files in os.walk(root):
+                    names[:] = [name for name in names if name != "app"]
+                    for name in (*names, *files):
+                        os.utime(Path(folder, name), (old, old), follow_symlinks=False)
 
     def see(self) -> Seen:
         """All that the check needs."""
@@ -131,7 +142,7 @@ class LabWorld(World):
         return Seen(
             rows,
             starts,
-            [int(line) for line in set(self._lines(self.cluster.head, "ends"))],
+            [int(line) for line in set(self._lines(self.head, "ends"))],
             [line for node in self.lab.nodes for line in self._lines(node, "violations")],
             [words for node in self.lab.nodes for words in self.cluster.alive(node.name)],
             {row.id: self.log_of(row, "0-head.log") for row in rows},
@@ -215,20 +226,24 @@ class Bootstrap(Remotely):
     name, roles, at = "bootstrap", ("command",), "client"
 
 
-class LandHead(Remotely):
-    """First contact, as the head sees it."""
+class Land(Remotely):
+    """First contact, as the first host sees it, which is to be the head.
+
+    Where a host is lost on the way the cluster is made without it, and the user is told how to add it.
+    """
 
     name, roles, at = "land-head", ("landing", "setup"), "node0"
 
-
-class LandWorker(Remotely):
-    """First contact, as a worker sees it. A cluster that was made without it is told how to add it."""
-
-    name, roles, at = "land-worker", ("landing", "setup"), "node1"
-
     def retry(self, world: LabWorld) -> None:
         if "skyq add lab" in world.said["the command"]:
+            world.age()
             world.type("add", "lab")
+
+
+class LandWorker(Land):
+    """As another one sees it, a worker."""
+
+    name, at = "land-worker", "node1"
 
 
 class Copy(Remotely):
@@ -265,5 +280,5 @@ def _sshd(host: Host) -> int:
     return found[0]
 
 
-EVERY: tuple[type[Remotely], ...] = (Bootstrap, LandHead, LandWorker, Copy, CopyWorker)
+EVERY: tuple[type[Remotely], ...] = (Bootstrap, Land, LandWorker, Copy, CopyWorker)
 REMOTE: dict[str, type[Remotely]] = {each.name: each for each in EVERY}

@@ -8,7 +8,6 @@ import sqlite3
 import time
 from collections import defaultdict
 from contextlib import closing, suppress
-from pathlib import Path
 from typing import Any, ClassVar
 
 from tests.cluster import FINAL
@@ -23,7 +22,7 @@ TICK_EVERY = 2.0  # seconds: cron's minute
 class World:
     """A queue, and what happened to it. Subclasses say where."""
 
-    database: Path
+    database: Any
 
     def __init__(self) -> None:
         self.said: dict[str, str] = {}
