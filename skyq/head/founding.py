@@ -13,6 +13,7 @@ import select
 import shutil
 import socket
 import time
+from contextlib import suppress
 from typing import Any, Dict, List, Optional, Tuple
 
 from skyq.core import keylines, protocol
@@ -82,10 +83,16 @@ def _refuse_if_unspeakable(where: ClusterDir) -> None:
         raise SkyqError(text % error) from None
 
 
-def discard(cluster: str) -> None:
-    """Remove the state of a cluster that never had a node; on a worker there is none."""
+def discard(cluster: str, but: str = "") -> None:
+    """Remove the state of a cluster that never had a node, unless its id is that one; a worker has none."""
     where = state_home().cluster(cluster)
-    if os.path.exists(where.database) and not Head(where, cluster).store.nodes():
+    if not os.path.exists(where.database):
+        with suppress(OSError):  # whatever else is there stays
+            os.unlink(where.founding)
+            os.rmdir(where.root)
+        return
+    store = Head(where, cluster).store
+    if not store.nodes() and store.get("cluster_id") != but:
         shutil.rmtree(where.root, ignore_errors=True)
 
 

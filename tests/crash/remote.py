@@ -28,17 +28,19 @@ from tests.waiting import wait_until
 BOTH = ("--num-nodes", "2", "--gpus", "H100:1")
 LATEST = "next"
 KNOWN = (
-    r"skyq/(handshakes(/.*)?|members(/.*)?|app(/.*)?|bin|bin/skyq|pools\.yaml|known_hosts|home-token|clusters|clusters/lab|nodes|remotes)",
-    r"skyq/(remotes/lab\.json|wheels(/.*)?|enrolled(/.*)?)",
+    r"skyq/(handshakes|members|wheels|enrolled|app)(/.*)?",
+    r"skyq/(bin|bin/skyq|pools\.yaml|known_hosts|home-token|clusters|nodes|remotes|remotes/lab\.json)",
     r"skyq/bin/skyq-[^/]+\.pyz(\.[0-9a-f]{8})?",  # node/setup.py tidies up at the next contact
-    r"skyq/clusters/lab/(queue\.db(-wal|-shm)?|tick\.lock|founding\.lock|dispatcher\.(log|sock)|ticked)",
-    r"skyq/clusters/lab/ssh(/(id_ed25519(\.pub)?|known_hosts))?",
-    r"skyq/(clusters/lab|nodes/[^/]+)/(secrets|run|work|logs|wrappers)",
-    r"skyq/(clusters/lab|nodes/[^/]+)/wrappers/(wrapper\.py|\w+(/\w+)?)",
-    r"skyq/clusters/lab/logs/\d+-\w+(/(run\.idx|tasks(/[\w-]+\.log)?))?",
+    r"skyq/nodes/[^/]+/(secrets|run|work|logs|wrappers(/wrapper\.py|/\w+(/\w+)?)?)",
     r"skyq/nodes/[^/]+(/run/[0-9a-f]{32}\.\d+\.[\w-]+(/.*)?)?",  # a worker's are removed with the cluster
     r"skyq/nodes/[^/]+/work/[0-9a-f]{32}(\.sent|/.*)?",
     r"tmp/skyq-host\.(claim|shims)",
+)
+KNOWN_ON_HEAD = (
+    r"skyq/clusters/lab(/(queue\.db(-wal|-shm)?|tick\.lock|founding\.lock|dispatcher\.(log|sock)|ticked))?",
+    r"skyq/clusters/lab/ssh(/(id_ed25519(\.pub)?|known_hosts))?",
+    r"skyq/clusters/lab/(secrets|run|work|logs|wrappers(/wrapper\.py|/\w+(/\w+)?)?)",
+    r"skyq/clusters/lab/logs/\d+-\w+(/(run\.idx|tasks(/[\w-]+\.log)?))?",
 )
 
 
@@ -163,7 +165,8 @@ class LabWorld(World):
             for folder, below, files in os.walk(path):
                 names += [root + os.path.join(folder, name)[len(str(path)) :] for name in (*below, *files)]
         names += ["me/" + path.name for path in host.home.glob("sky_workdir.*")]
-        yield from ("%s: %s" % (host.name, name) for name in strangers(names, [*KNOWN, *self._shown(host)]))
+        known = [*KNOWN, *(KNOWN_ON_HEAD if host is self.head else ()), *self._shown(host)]
+        yield from ("%s: %s" % (host.name, name) for name in strangers(names, known))
 
     def _shown(self, host: Host) -> Iterable[str]:
         """The copies of the head that `~/sky_workdir` shows."""
