@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -58,22 +59,25 @@ class LabWorld(World):
         self.folder = folder
         self.said.clear()
         self.ids.clear()
-        for host in self.lab.hosts.values():
+        hosts = self.lab.hosts.values()
+        wait_until(lambda: not any(map(self._kill, hosts)), "nothing of ada's lives")  # else it comes back
+        for host in hosts:
             self._bare(host)
         self.cluster = Remote(self.lab).pool()
         return self
 
-    def _bare(self, host: Host) -> None:
-        def dead() -> bool:
-            found = [process for process, _ in commands(host, of_root=False)]
-            for process in found:
-                with suppress(ProcessLookupError):
-                    os.kill(process.pid, 9)
-            return not found
+    def _kill(self, host: Host) -> bool:
+        """Whether there was anything."""
+        found = [process for process, _ in commands(host, of_root=False)]
+        for process in found:
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+        return bool(found)
 
-        wait_until(dead, "nothing of ada's lives on %s" % host.name)
+    def _bare(self, host: Host) -> None:
         for name in (".skyq", "truth", "project"):
-            shutil.rmtree(host.home / name, ignore_errors=True)
+            if (host.home / name).exists():
+                shutil.rmtree(host.home / name)
         for path in [*host.home.glob("sky_workdir*"), *host.path("/var/tmp").glob("skyq*")]:
             path.unlink() if path.is_symlink() or path.is_file() else shutil.rmtree(path)
         if host.serves:
