@@ -83,17 +83,31 @@ def _refuse_if_unspeakable(where: ClusterDir) -> None:
         raise SkyqError(text % error) from None
 
 
-def discard(cluster: str, but: str = "") -> None:
-    """Remove the state of a cluster that never had a node, unless its id is that one; a worker has none."""
+def discard(cluster: str) -> None:
+    """Remove the state of a cluster that never had a node; on a worker there is none."""
     where = state_home().cluster(cluster)
-    if not os.path.exists(where.database):
-        with suppress(OSError):  # whatever else is there stays
-            os.unlink(where.founding)
-            os.rmdir(where.root)
+    if os.path.exists(where.database):
+        if not Head(where, cluster).store.nodes():
+            shutil.rmtree(where.root, ignore_errors=True)
         return
-    store = Head(where, cluster).store
-    if not store.nodes() and store.get("cluster_id") != but:
-        shutil.rmtree(where.root, ignore_errors=True)
+    with suppress(OSError):  # whatever else is there stays
+        os.unlink(where.founding)
+        os.rmdir(where.root)
+
+
+def forget(cluster: str, but: str) -> None:
+    """Discard a cluster that isn't the one with that id, and that nobody founds now."""
+    where = state_home().cluster(cluster)
+    if os.path.exists(where.database) and Head(where, cluster).store.get("cluster_id") == but:
+        return
+    lock = os.open(where.founding, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        discard(cluster)
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(lock)
 
 
 def _hostname() -> str:
