@@ -75,9 +75,13 @@ class LabWorld(World):
         return bool(found)
 
     def _bare(self, host: Host) -> None:
-        for name in (".skyq", "truth", "project"):
-            if (host.home / name).exists():
-                shutil.rmtree(host.home / name)
+        def emptied() -> bool:
+            self._kill(host)  # a login that was under way
+            for name in (".skyq", "truth", "project"):
+                shutil.rmtree(host.home / name, ignore_errors=True)
+            return not any((host.home / name).exists() for name in (".skyq", "truth", "project"))
+
+        wait_until(emptied, "%s is bare" % host.name)
         for path in [*host.home.glob("sky_workdir*"), *host.path("/var/tmp").glob("skyq*")]:
             path.unlink() if path.is_symlink() or path.is_file() else shutil.rmtree(path)
         if host.serves:
