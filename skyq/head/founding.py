@@ -13,6 +13,7 @@ import select
 import shutil
 import socket
 import time
+from contextlib import suppress
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from skyq.core import keylines, protocol, replies
@@ -21,6 +22,7 @@ from skyq.core.model import Device, Node, Reach
 from skyq.core.paths import ClusterDir, Home
 from skyq.head.head import Head
 from skyq.store.place import has_queue, home_root, make_private, state_home
+from skyq.transport.aside import write_whole
 from skyq.transport.base import Channel
 
 LOCK_WAIT = 120.0  # seconds for another client that founds the same cluster
@@ -82,8 +84,28 @@ def _refuse_if_unspeakable(where: ClusterDir) -> None:
 def discard(cluster: str) -> None:
     """Remove the state of a cluster that never had a node; on a worker there is none."""
     where = state_home().cluster(cluster)
-    if has_queue(where) and not Head(where, cluster).store.nodes():
-        shutil.rmtree(where.root, ignore_errors=True)
+    if has_queue(where):
+        if not Head(where, cluster).store.nodes():
+            shutil.rmtree(where.root, ignore_errors=True)
+        return
+    with suppress(OSError):  # whatever else is there stays
+        os.unlink(where.founding)
+        os.rmdir(where.root)
+
+
+def forget(cluster: str, but: str) -> None:
+    """Discard a cluster that isn't the one with that id, and that nobody founds now."""
+    where = state_home().cluster(cluster)
+    if has_queue(where) and Head(where, cluster).store.get("cluster_id") == but:
+        return
+    lock = os.open(where.founding, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        discard(cluster)
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(lock)
 
 
 def _hostname() -> str:
@@ -194,12 +216,7 @@ def _pin(where: ClusterDir, workers: List[Message], anew: bool) -> None:
         with open(where.known_hosts) as file:
             lines = [line for line in file if line.partition(" ")[0] not in seen] + lines
     make_private(os.path.dirname(where.known_hosts))
-    aside = "%s.%d" % (where.known_hosts, os.getpid())
-    with open(aside, "w") as file:
-        file.write("".join(dict.fromkeys(lines)))
-        file.flush()
-        os.fsync(file.fileno())
-    os.rename(aside, where.known_hosts)
+    write_whole(where.known_hosts, "".join(dict.fromkeys(lines)).encode())
 
 
 # The head meets the workers: each is to answer as the node agent that the dispatcher will talk to.

@@ -62,10 +62,12 @@ class Head:
         nothing of it is left.
         """
         self.check(task)
+        wake.ready()  # before the job is queued: who fails after that would say that it isn't
         job_id = self._store(task, user, uuid, copy or workdirs.linked())
-        if copy:
-            workdirs.make_current(copy)
-        self.wake()
+        try:
+            self.wake()
+        except OSError:
+            pass  # too many processes: it is in the queue, and the next command or cron starts it
         return job_id
 
     def check(self, task: Task) -> None:

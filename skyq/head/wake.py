@@ -44,6 +44,11 @@ def knock(where: ClusterDir) -> bool:
         return False
 
 
+def ready() -> None:
+    """See to it that a dispatcher could be started. Raises SkyqError where its libraries can't be had."""
+    program.argv()
+
+
 def wake(where: ClusterDir, cluster: str) -> None:
     """See to it that a dispatcher reads the store after now."""
     if not knock(where):

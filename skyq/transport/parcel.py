@@ -38,6 +38,7 @@ from typing import (
 from skyq.core import protocol
 from skyq.core.errors import ProtocolError
 from skyq.core.protocol import Message
+from skyq.transport.aside import aside
 
 _FICLONE = 0x40049409
 CHUNK = 8 * 1024 * 1024  # bytes per system call, so that progress shows
@@ -492,6 +493,10 @@ def show_additions(base: str, part: str, written: Set[str], sent: Container[str]
 
 def turn_link(path: str, to: str) -> None:
     """Make a link, or let it lead elsewhere."""
-    aside = "%s.%d" % (path, os.getpid())
-    os.symlink(to, aside)
-    os.rename(aside, path)
+    link = aside(path)
+    os.symlink(to, link)
+    try:
+        os.rename(link, path)
+    except OSError:
+        os.unlink(link)
+        raise

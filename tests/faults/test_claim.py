@@ -40,6 +40,14 @@ def take(shared: ClaimDir, cluster_id: str, state_dir: Path | None = None) -> st
     return ""
 
 
+def test_what_who_was_killed_while_claiming_left_is_removed(shared: ClaimDir) -> None:
+    left = Path(shared.claim + ".0123abcd.new")
+    for _ in ("when it is claimed", "when it is kept"):
+        left.write_text("{")
+        os.utime(left, (0, 0))
+        assert take(shared, "one") == "" and not left.exists()
+
+
 # Between two queues.
 
 
