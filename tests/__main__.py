@@ -23,6 +23,7 @@ CHECKS = {
     "lint": ["ruff", "check", "--output-format", "concise", "."],
     "format": ["ruff", "format", "--check", "."],
     "types": ["mypy"],
+    "audit": ["tests.audit"],
 }
 TESTS = ["pytest", "-q", "-n", "2", "--dist", "worksteal"]  # `python3 tests -n 0 --pdb` undoes the -n
 # A test that hangs for 5 minutes shows where, and fails; the others go on in a new worker.

@@ -7,7 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from skyq.core.model import UNIT, Device, Grant, Holding, Node, Request, Snapshot, Start, Waiting
+from skyq.core.model import (
+    UNIT,
+    Device,
+    Grant,
+    Holding,
+    Node,
+    Quarantine,
+    Request,
+    Snapshot,
+    Start,
+    Waiting,
+)
 from skyq.core.schedule import explain, plan
 
 NOW = 0.0
@@ -20,11 +31,14 @@ def a_node(
     memory: float = 512,
     unusable: str = "",
     extra: Sequence[str] = (),
+    quarantined: Sequence[int] = (),
 ) -> Node:
-    """One machine; `extra` names devices beside the `gpus` of one kind."""
+    """One machine; `extra` names devices beside the `gpus` of one kind, `quarantined` those nobody gets."""
     kinds = [kind] * gpus + list(extra)
     devices = tuple(Device(index, kind) for index, kind in enumerate(kinds))
-    return Node("node0", 0, devices, round(cpus * 1000), round(memory * 1024), unusable)
+    kept = tuple(Quarantine(index, 1, 1, "run-0", 0.0, "pid 4711 (python)") for index in quarantined)
+    node = Node("node0", 0, devices, round(cpus * 1000), round(memory * 1024), unusable)
+    return node._replace(quarantined=kept)
 
 
 def a_cluster(
@@ -146,6 +160,9 @@ class Ledger:
         for job in snapshot.holding:
             for grant in job.grants:
                 self.take(grant)
+        for node in snapshot.nodes:
+            kept = {(node.name, each.device) for each in node.quarantined}
+            self.left.update(dict.fromkeys(kept & self.left.keys(), 0))
 
     def take(self, grant: Grant) -> None:
         if grant.node in self.nodes:

@@ -33,6 +33,8 @@ def _usual_umask() -> Iterator[None]:
 
 # Other work on the machine makes no test fail.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# To search for long: pytest --hypothesis-profile long --hypothesis-seed random tests/fuzz
+settings.register_profile("long", settings.get_profile("patient"), max_examples=20_000)
 settings.load_profile("patient")
 
 # For what fixtures of the session make, whatever the shell that started them says.

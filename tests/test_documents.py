@@ -17,7 +17,7 @@ from tests.program import ROOT
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = [
     *("README.md", "README.zh-CN.md", "ARCHITECTURE.md", "CHANGELOG.md"),
-    *("docs/guide.md", "docs/troubleshooting.md"),
+    *("docs/guide.md", "docs/troubleshooting.md", "SECURITY.md"),
 ]
 QUOTED = (
     "No host of pool ",
@@ -47,6 +47,8 @@ QUOTED = (
     "No host of your pools belongs to it (see `skyq status`).",
     "Only the head can be asked",
     "no device has that much free",
+    ", in quarantine: ",
+    "It ends with them, or a reboot. To give such a device out all the same: ",
     "at most ",
     " that free",
     "the cluster has ",
@@ -57,6 +59,7 @@ QUOTED = (
     "Accelerator count above 1 must be a whole number.",
     "exit code 137 (killed by SIGKILL: often out of memory)",
     "out of memory: the kernel killed a process to get some",
+    "meanwhile the kernel killed a process of this machine to get memory",
     "exit code 139 (likely due to Segmentation Fault)",
     " (command not found)",
     "setup failed",
@@ -121,6 +124,21 @@ def test_links_lead_somewhere(document: str) -> None:
         there = here.parent / path if path else here
         assert there.exists(), target
         assert not heading or heading in anchors(there), target
+
+
+def test_every_test_that_the_threats_name_is_there() -> None:
+    rows = [
+        line for line in (ROOT / "SECURITY.md").read_text().splitlines() if re.match(r"\| (T|\|)?", line)
+    ][1:]
+    assert len(rows) > 20
+    for row in rows:
+        cell = row.rstrip("| ").rpartition("|")[2]
+        links = re.findall(r"\]\((tests/[^)]+)\)((?: `\w+`,?)+)", cell)
+        assert links, row
+        for path, named in links:
+            there = re.findall(r"^def (test_\w+)", (ROOT / path).read_text(), re.MULTILINE)
+            for name in re.findall(r"`(\w+)`", named):
+                assert name in there, "%s has no %s" % (path, name)
 
 
 def fences(text: str) -> list[tuple[str, str]]:

@@ -43,7 +43,7 @@ def main(words: list[str]) -> int:
     left = clean.leftovers(head.store, head.where, time.time() - seconds(found.older), found.logs)
     if not left:
         print("Nothing to remove: no job that ended over %s ago left anything." % found.older)
-        clean.remove(head.where, [])
+        clean.remove(head.store, head.where, [])
         return 0
     jobs = sorted({leftover.job for leftover in left})
     print("%s of %d ended jobs:" % (size_text(sum(leftover.size for leftover in left)), len(jobs)))
@@ -53,7 +53,7 @@ def main(words: list[str]) -> int:
         print("  and %d more" % (len(left) - 10))
     if not found.yes and not confirm("Remove them?", default=False):
         raise SkyqError("Aborted!")
-    clean.remove(head.where, left)
+    clean.remove(head.store, head.where, left)
     print("Removed.")
     return 0
 

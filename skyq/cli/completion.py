@@ -38,7 +38,7 @@ _EXAMPLES = """\
   skyq completion zsh >> ~/.zshrc
   skyq completion fish > ~/.config/fish/completions/skyq.fish
 """
-_TAKE_JOBS = frozenset(("logs", "cancel", "why"))
+_TAKE_JOBS = frozenset(("logs", "cancel", "why", "hold", "release", "wait", "rerun"))
 
 
 def parser() -> Parser:

@@ -128,11 +128,16 @@ def _node(head: Head) -> list[Finding]:
 
 def _workers(head: Head) -> list[Finding]:
     """One for each other node."""
+    from skyq.node import checkup
+
     head.see_nodes(PATIENCE)
+    rungs = head.ungrouped()
     found = []
     for node in head.nodes():
         if node.reach is not None:
             text = node.unusable or "answers; " + (_counted(node.devices) or "no devices")
+            if node.name in rungs:
+                text += "\n" + checkup.contained_by(rungs[node.name])
             todo = (
                 "Nothing new starts there until it answers; jobs that run there go on."
                 if node.unusable

@@ -112,7 +112,7 @@ class Down:
         """See Receiver.take()."""
         try:
             return self._receiver.take(message)
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, ArithmeticError):
             raise SkyqError(
                 "The head of the cluster sent logs in a way that this skyq doesn't know."
             ) from None

@@ -52,7 +52,7 @@ def _worker_runs(cluster: str) -> str:
     """Where a worker's run directories are: on a disk of its own, or at least in a folder of its own."""
     import hashlib
 
-    from skyq.store.place import private_folders, state_home
+    from skyq.store.place import make_private, state_home
 
     try:
         with open("/etc/machine-id", "rb") as file:
@@ -61,7 +61,7 @@ def _worker_runs(cluster: str) -> str:
         machine = b""
     machine += os.uname().nodename.encode()  # clones of a machine share the id, and here and there the home
     runs = state_home().node(cluster, hashlib.sha256(machine).hexdigest()[:8])
-    private_folders(runs)
+    make_private(runs)
     return runs
 
 

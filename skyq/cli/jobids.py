@@ -6,12 +6,12 @@ from fnmatch import fnmatchcase
 from typing import Callable
 
 from skyq.core.model import Job
+from skyq.core.request import LONGEST_ID
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from skyq.head.head import Head
 
-LONGEST = 18  # digits that a database takes
 NOBODYS = 0  # the id of no job
 
 
@@ -25,7 +25,7 @@ def resolve(head: Head, words: list[str], user: str, fail: Callable[[str], objec
     mine: list[Job] | None = None
     for word in words:
         if word.isascii() and word.isdigit():
-            ids.append(int(word) if len(word) <= LONGEST else NOBODYS)
+            ids.append(int(word) if len(word) <= LONGEST_ID else NOBODYS)
             continue
         if mine is None:
             mine = head.jobs(user, unfinished=False)

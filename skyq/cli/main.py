@@ -51,6 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code of the process."""
     words = list(sys.argv[1:] if argv is None else argv)
     _standard_streams()
+    if (os.getuid(), os.getgid()) != (os.geteuid(), os.getegid()):
+        complain(
+            "skyq doesn't run with the rights of another account than yours (set-uid). Start it as it is."
+        )
+        return 1
     os.umask(0o077)  # whatever is made here is for this account only; a job gets its own umask
     try:
         return guarded(lambda: _run(words))

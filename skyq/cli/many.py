@@ -59,11 +59,14 @@ def _ask_elsewhere(names: list[str], question: Question) -> Asked | None:
 def _print(answer: Answer) -> int:
     if answer.error:
         raise answer.error
+    from skyq.cli.remote import Screen
+
+    screen = Screen()
     sys.stdout.flush()
-    sys.stdout.buffer.write(answer.out)
+    screen.write(1, answer.out)
     sys.stdout.flush()
     sys.stderr.flush()
-    sys.stderr.buffer.write(answer.err)
+    screen.write(2, answer.err)
     sys.stderr.flush()
     return answer.code
 
@@ -87,7 +90,7 @@ def _parsed(answer: Answer, name: str) -> tuple[Any, int]:
         raise answer.error
     try:
         return json.loads(answer.out)[name], answer.code
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         said = answer.err.decode(errors="replace").strip() or "nothing that can be understood"
         raise SkyqError("The head of cluster '%s' answered: %s" % (name, said)) from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import sys
 import time
@@ -11,6 +12,7 @@ from skyq.cli import cluster
 from skyq.cli.place import AT_HEAD
 from skyq.client.remote import Conversation, ended
 from skyq.core.errors import SkyqError, Unreachable
+from skyq.core.logtext import Sanitiser
 from skyq.core.protocol import Message
 from skyq.transport.base import Stream
 
@@ -18,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from skyq.client.wanted import Wanted
 
-RESUMABLE = frozenset({"exec", "launch", "logs"})
+RESUMABLE = frozenset({"exec", "launch", "logs", "wait"})
 """These go on where they were when the connection was lost; of others it isn't known how far they came."""
 NOT_BY_WAITING = frozenset({"auth", "host-key-unknown", "host-key-changed"})
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0  # seconds between tries to connect again
@@ -65,11 +67,21 @@ class Output(Protocol):
 
 
 class Screen:
-    """This process's own standard streams."""
+    """This process's own standard streams. A terminal gets no more than text, colours and cursor movement:
+    nothing else of what it would obey or answer is another machine's to say.
+    """
+
+    def __init__(self) -> None:
+        self._harmless: dict[int, tuple[codecs.IncrementalDecoder, Sanitiser]] = {}
 
     def write(self, fd: int, data: bytes) -> None:
         """See Output."""
-        (sys.stderr if fd == 2 else sys.stdout).buffer.write(data)
+        stream = sys.stderr if fd == 2 else sys.stdout
+        if stream.isatty():
+            decoder = codecs.getincrementaldecoder(stream.encoding)("replace")
+            decoder, sanitiser = self._harmless.setdefault(fd, (decoder, Sanitiser()))
+            data = sanitiser.feed(decoder.decode(data).encode()).decode().encode(stream.encoding, "replace")
+        stream.buffer.write(data)
 
     def flush(self) -> None:
         """See Output."""
@@ -192,7 +204,8 @@ class _Command:
         elif what == "exit":
             self.release()
             self.out.flush()
-            return int(message["code"])
+            code: int = message["code"]
+            return code
         elif self.take is not None:
             self.fruitless = 0
             reply = self.take(message)

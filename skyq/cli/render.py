@@ -6,6 +6,7 @@ are added.
 
 from __future__ import annotations
 
+import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -315,6 +316,25 @@ def _uses(nodes: Iterable[Node], holding: Iterable[Holding]) -> list[tuple[Node,
     return [(node, uses[node.name]) for node in nodes]
 
 
+def quarantine_text(nodes: Iterable[Node], cluster: str) -> str:
+    """A line for each device in quarantine, and one on what to do; "" where there is none."""
+    lines = [
+        "%s: device %d is in quarantine since %s: %s of job %d can't be killed"
+        % (plain(node.name), kept.device, _moment(kept.since), plain(kept.who), kept.job)
+        for node in nodes
+        for kept in node.quarantined
+    ]
+    if lines:
+        names = " ".join(plain(node.name) for node in nodes if node.quarantined)
+        lines.append("It ends with them, or a reboot. To give such a device out all the same: ")
+        lines[-1] += "skyq resume %s %s" % (plain(cluster), names)
+    return "\n".join(lines)
+
+
+def _moment(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+
+
 def nodes_table(nodes: Sequence[Node], holding: Iterable[Holding], style: Style = UNSTYLED) -> str:
     """What each node has, how much of it is in use, and by which jobs."""
     rows = [
@@ -338,9 +358,13 @@ def _devices_in_use(node: Node, use: _Use) -> str:
     for device in node.devices:
         used[device.accelerator] = used.get(device.accelerator, 0) + use.devices.get(device.index, 0)
         total[device.accelerator] = total.get(device.accelerator, 0) + 1
-    return ", ".join(
-        "%s: %s of %d in use" % (kind, _number(used[kind] / UNIT), total[kind]) for kind in total
-    )
+    locked = {each.device for each in node.quarantined}
+    texts = []
+    for kind in total:
+        texts.append("%s: %s of %d in use" % (kind, _number(used[kind] / UNIT), total[kind]))
+        kept = sum(device.index in locked for device in node.devices if device.accelerator == kind)
+        texts += ["%d in quarantine" % kept] if kept else []
+    return ", ".join(texts)
 
 
 def _number(value: float, decimals: int = 4) -> str:
@@ -367,6 +391,11 @@ def _node_record(node: Node, use: _Use) -> dict[str, object]:
                 "accelerator": device.accelerator,
                 "uuid": device.uuid,
                 "in_use": use.devices.get(device.index, 0) / UNIT,
+                "quarantine": "; ".join(
+                    "%s of job %d can't be killed" % (kept.who, kept.job)
+                    for kept in node.quarantined
+                    if kept.device == device.index
+                ),
             }
             for device in node.devices
         ],

@@ -132,10 +132,21 @@ def _claim(message: Message) -> Message:
 
     fields = {name: message[name] for name in ("cluster", "id", "head", "state_dir")}
     node = str(message.get("node", ""))  # clients of 0.1 didn't say it
+    _forget_founding(message["cluster"], message["id"])
     claim.take(_claims(), {**fields, "node": node})
     if node:
         setup.enroll(_home(), message["id"], node)
     return {}
+
+
+def _forget_founding(cluster: str, cluster_id: str) -> None:
+    """Where somebody was killed while this became the head, and then another one did: its claim is void."""
+    from skyq.store.place import state_home
+
+    if os.path.isdir(state_home().cluster(cluster).root):
+        from skyq.head import founding
+
+        founding.forget(cluster, cluster_id)
 
 
 def _leave(message: Message) -> Message:

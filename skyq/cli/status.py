@@ -7,8 +7,9 @@ import sys
 
 from skyq.cli import cluster, many
 from skyq.cli.parser import Parser
-from skyq.cli.render import Style, nodes_json, nodes_table
+from skyq.cli.render import Style, nodes_json, nodes_table, quarantine_text
 from skyq.core import states
+from skyq.core.logtext import plain
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,5 +60,11 @@ def _show(name: str) -> int:
     holding = head.holding()
     waiting = sum(job.state in states.WAITING for job in head.jobs(None, unfinished=True))
     print(style.bold("Cluster " + name) + ": %d running, %d waiting" % (len(holding), waiting))
+    if paused := head.paused():
+        text = paused[0].upper() + paused[1:] + ". Nothing starts until: skyq resume " + name
+        print(style.yellow(plain(text)))
     print(nodes_table(head.nodes(), holding, style))
+    quarantine = quarantine_text(head.nodes(), name)
+    if quarantine:
+        print(style.red(quarantine))
     return 0

@@ -96,6 +96,7 @@ def _submit(head: Head, order: Order) -> int:
     if not job_id:
         cluster.check_claim(head)
         head.check(task)
+        head.after_of(task, user())
         at.keep()
         job_id = _store(head, order._replace(task=_as_queued(task)))
     if at.reach(place.SUBMITTED):
@@ -132,10 +133,22 @@ def _store(head: Head, order: Order) -> int:
 
         copy = prepare(head, order.task, order.uuid, order.yes)
     try:
-        return head.submit(order.task, user(), order.uuid, copy.path)
+        job_id = head.submit(order.task, user(), order.uuid, copy.path)
     except SkyqError:
         copy.discard()
         raise
+    _show(copy.path)
+    return job_id
+
+
+def _show(copy: str) -> None:
+    """Let `~/sky_workdir` be that copy. Its job is queued, whatever comes of this."""
+    from skyq.head import workdirs
+
+    try:
+        workdirs.make_current(copy)
+    except OSError as error:
+        warn("~/sky_workdir doesn't show the files of this job: %s" % error.strerror)
 
 
 def _tell_left_out(head: Head, task: Task) -> None:

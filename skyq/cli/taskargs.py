@@ -8,6 +8,7 @@ import shlex
 import sys
 
 from skyq.cli.parser import Parser, confirm
+from skyq.core import after
 from skyq.core.errors import SkyqError, TaskError, UsageError
 from skyq.core.model import Task
 from skyq.core.request import Overrides, command_task, pool_of, valid_env_name
@@ -54,6 +55,8 @@ def add_task_flags(parser: Parser) -> None:
     add("--priority", type=int, metavar="N", help="-1000 to 1000; higher starts first")
     add("--retries", type=int, metavar="N", help="run it again when it fails, so many times at most")
     add("--requeue", action="store_true", help="run it again when it is lost with its machine")
+    for flag, kind, what in _AFTER:
+        add(flag, dest="after_" + kind, action="append", default=[], metavar="JOBS", help=what)
     add("--dryrun", action="store_true", help="only tell where it would start now, or why it would wait")
     add("-q", "--quiet", action="store_true", help="print only what the job prints; with -d only its id")
     add("--accept-new-host-keys", action="store_true", help="don't ask about hosts that are met first")
@@ -63,6 +66,19 @@ def add_task_flags(parser: Parser) -> None:
             add(flag, action=_Ignored, help=argparse.SUPPRESS)
         else:
             add(flag, action=_Ignored, nargs=0, help=argparse.SUPPRESS)
+
+
+_AFTER = (
+    ("--after", after.OK, "start once these jobs have succeeded: ids or names, with commas"),
+    ("--after-any", after.ANY, "once they have ended, however that was"),
+    ("--after-failed", after.FAILED, "once they have failed"),
+)
+
+
+def _after(found: argparse.Namespace) -> tuple[tuple[str, str], ...]:
+    """The jobs to wait for, as typed, each with what shall have become of it."""
+    given = [(each, kind) for _, kind, _ in _AFTER for each in getattr(found, "after_" + kind)]
+    return tuple((word.strip(), kind) for each, kind in given for word in each.split(",") if word.strip())
 
 
 class _Ignored(argparse.Action):
@@ -161,6 +177,7 @@ def _overrides(found: argparse.Namespace) -> Overrides:
         priority=found.priority,
         retries=found.retries,
         requeue=found.requeue,
+        after=_after(found),
         envs={**env_file, **_pairs(found.env, "env")},
         secrets={**_dotenv(found.secret_file), **_pairs(found.secret, "secret")},
         workdir=found.workdir,

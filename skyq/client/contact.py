@@ -277,7 +277,8 @@ class _Making:
             self.party.tell("%s meets its workers" % head.name)
         address = head.seen_at[0] if head.seen_at else ""
         told = {"head": {**head.as_node(), "address": address}} if see_head else {}
-        workers_told = [guest.as_worker() for guest in workers]
+        everybody = self.party.guests
+        workers_told = [guest.as_worker([g for g in everybody if g is not guest]) for guest in workers]
         met = head.ask("enlist" if more else "join", cluster=self.name, workers=workers_told, **told)
         for guest in workers:
             why = met["met"].get(guest.name, "")

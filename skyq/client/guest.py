@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from skyq import __version__
@@ -60,7 +60,8 @@ class Guest:
 
     def is_of(self, cluster: str) -> bool:
         """Whether it belongs to our cluster of that name."""
-        return bool(self.claim.get("mine")) and self.claim.get("cluster") == cluster
+        named = self.claim.get("cluster") == cluster and isinstance(self.claim.get("id"), str)
+        return bool(self.claim.get("mine")) and named
 
     @property
     def seen_at(self) -> tuple[str, int] | None:
@@ -158,13 +159,27 @@ class Guest:
             "ip": host.internal_ip or "",
         }
 
-    def as_worker(self) -> Facts:
-        """With the addresses by which the head may reach it, the best first."""
+    @property
+    def addresses(self) -> set[str]:
+        """Where it surely is: as it was typed, and where it was connected to."""
+        return {self.host.ip, self.host.internal_ip or "", self.session.peer if self.session else ""}
+
+    def as_worker(self, others: Iterable[Guest] = ()) -> Facts:
+        """With the addresses by which the head may reach it, the best first.
+
+        What it says itself of where it is doesn't count where one of the others is: the head would trust its
+        key there.
+        """
         assert self.session
+        taken = set().union(*(guest.addresses for guest in others)) - self.addresses
         host, port = self.seen_at or ("", self.session.target.port)
         peer = (self.session.peer, self.session.target.port)
         places = [(self.host.internal_ip or "", port), (host, port), peer, (self.found["hostname"], port)]
-        usable = [place for place in places if place[0] and not place[0].startswith(("127.", "::1"))]
+        usable = [
+            place
+            for place in places
+            if place[0] and not place[0].startswith(("127.", "::1")) and place[0] not in taken
+        ]
         return {
             **self.as_node(),
             "user": self.found["user"],

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from skyq.client.slices import Slice
-from skyq.core import protocol
+from skyq.core import protocol, replies
 from skyq.core.errors import HostClaimed, SkyqError, Unreachable
 from skyq.core.paths import ClaimDir, Home
 from skyq.core.protocol import Message
@@ -120,9 +120,13 @@ class Landing:
             while self.messages:
                 answer = self.messages.pop(0)
                 if answer.get("is") == "done":
+                    if not replies.fits(answer, replies.DONE.get(what, {})):
+                        raise self._senseless()
                     return answer
                 if answer.get("is") == "failed":
                     raise (HostClaimed if answer.get("claimed") else SkyqError)(str(answer.get("why")))
+            if time.monotonic() > deadline:
+                raise self._silent()  # it talks, and doesn't answer
             self._feed(self._read(min(deadline, time.monotonic() + SILENCE)))
 
     def close(self) -> None:
@@ -179,16 +183,21 @@ class Landing:
 
     def _checked(self, line: bytes) -> Facts:
         try:
-            found = dict(json.loads(line))
-        except ValueError:
-            raise Unfit("%s: it answered what can't be understood." % self.name) from None
-        if "failed" in found:
+            found = json.loads(line)
+        except (ValueError, RecursionError):
+            raise self._senseless() from None
+        if isinstance(found, dict) and "failed" in found:
             raise Unfit(_no_landing(self.name, found))
+        if not isinstance(found, dict) or not replies.fits(found, replies.LANDING):
+            raise self._senseless()
         return found
+
+    def _senseless(self) -> Unfit:
+        return Unfit("%s: it answered what can't be understood." % self.name)
 
     def _no_python(self) -> str:
         try:
-            while True:
+            while len(self.buffer) < NOISE_LIMIT:
                 self.buffer += self._read(time.monotonic() + 5.0)
         except SkyqError:
             pass

@@ -10,6 +10,7 @@ from skyq.core.errors import SkyqError
 from skyq.core.host import Host
 from skyq.core.paths import Home
 from skyq.store.place import make_private
+from skyq.transport.aside import write_whole
 
 ENDING = ".json"
 _HOW = ("ip", "user", "identity_file", "port")
@@ -68,11 +69,8 @@ def write(home: Home, remote: Remote) -> None:
     make_private(home.root)
     make_private(home.remotes)
     path = home.remote(remote.name)
-    aside = "%s.%s" % (path, os.urandom(4).hex())
     try:
-        with open(aside, "w", encoding="utf-8") as file:
-            json.dump(fields, file, indent=1)
-        os.rename(aside, path)
+        write_whole(path, json.dumps(fields, indent=1).encode())
     except OSError as error:
         text = "%s can't be written: %s. Make room, then try again."
         raise SkyqError(text % (path, error.strerror)) from None

@@ -18,6 +18,7 @@ from __future__ import annotations
 import threading
 from typing import Iterator
 
+from skyq.core import replies
 from skyq.core.errors import Unreachable
 from skyq.core.protocol import Decoder, Message, encode, greeting
 from skyq.transport.base import Stream
@@ -60,7 +61,8 @@ class Conversation:
                 ) from None
             if not data:
                 return
-            yield [message for message in decoder.feed(data) if message.get("is") != "pong"]
+            heard = replies.of_head(list(decoder.feed(data)))
+            yield [message for message in heard if message.get("is") != "pong"]
 
     def answer(self, line: str) -> None:
         """What the user typed; empty: nothing more will come."""

@@ -16,6 +16,8 @@ from typing import Sequence
 _LINES = re.compile(rb"[^\n]*\n|[^\n]+")
 _HARMFUL = re.compile("[\x00-\x1f\x7f'\"$`!\\\\\ud800-\udfff]")
 """Within '…"…"…' all else is itself to sh, csh, fish and zsh."""
+_KEY = re.compile(r"[a-z0-9@.-]+ [A-Za-z0-9+/=]+")
+_WORD = re.compile(r"[A-Za-z0-9._-]+")
 DEFAULT_LAUNCHER = "~/.skyq/bin/skyq"
 
 
@@ -49,7 +51,9 @@ def marker(cluster: str, cluster_id: str) -> str:
 def key_line(key: str, cluster: str, cluster_id: str, launcher: str) -> bytes:
     """The line that lets a key be the head of a cluster. `key`: kind and base64. Raises NoLine."""
     command = shell_line(launcher, "_node @" + cluster).replace('"', '\\"')
-    kind, blob = key.split()[:2]
+    if not (_KEY.fullmatch(key) and _WORD.fullmatch(cluster) and _WORD.fullmatch(cluster_id)):
+        raise NoLine("the head's key or the cluster's name holds what no line can")
+    kind, blob = key.split(" ")[:2]
     return ('restrict,command="%s" %s %s %s\n' % (command, kind, blob, marker(cluster, cluster_id))).encode()
 
 

@@ -45,6 +45,8 @@ class Phase(NamedTuple):
     """Why the code is UNKNOWN; else the cause that the code doesn't tell, if the node knows one."""
     unstarted: bool = False
     """Whether the node could not start it: another try may do."""
+    stuck: str = ""
+    """The processes of it that live on since no KILL ends them: "pid 4711 (python)"."""
 
 
 class Verdict(NamedTuple):

@@ -82,6 +82,8 @@ class Task(NamedTuple):
     least_memory: int = 0
     """MB, the same."""
     recovery: Recovery = Recovery()
+    after: Tuple[Tuple[str, str], ...] = ()
+    """Jobs that it waits for, as typed, each with what shall have become of it (core/after.py)."""
     pool: str = ""
     """From which `launch` takes hosts; ANY_POOL: whichever; empty: not said."""
     warnings: Tuple[str, ...] = ()
@@ -110,6 +112,19 @@ class Reach(NamedTuple):
     user: str
 
 
+class Quarantine(NamedTuple):
+    """A device of a node that nobody may get: processes of an ended job have it, and can't be killed."""
+
+    device: int
+    job: int
+    attempt: int
+    step: str
+    since: float
+    """UTC epoch seconds, for people."""
+    who: str
+    """The processes: "pid 4711 (python)"."""
+
+
 class Node(NamedTuple):
     """One machine of the cluster, as the scheduler sees it."""
 
@@ -125,6 +140,14 @@ class Node(NamedTuple):
     """What the other nodes call it."""
     reach: Optional[Reach] = None
     """None: the head itself."""
+    quarantined: Tuple[Quarantine, ...] = ()
+    """What of its devices nobody may get now."""
+
+    @property
+    def at_hand(self) -> Node:
+        """Without the devices that nobody may get now."""
+        kept = {each.device for each in self.quarantined}
+        return self._replace(devices=tuple(d for d in self.devices if d.index not in kept)) if kept else self
 
 
 class Grant(NamedTuple):
@@ -226,6 +249,10 @@ class Job(NamedTuple):
     """Nodes on which a lost attempt may still run: none starts before these are back, or removed."""
     overtaken: Optional[float] = None
     """See Waiting; as it was written down last."""
+    after: Tuple[Tuple[int, str], ...] = ()
+    """Jobs that it waits for; see core/after.py."""
+    held: str = ""
+    """By whom it is kept from starting, since when; empty: it isn't."""
 
     @property
     def number(self) -> int:

@@ -235,6 +235,11 @@ class RunDir(NamedTuple):
         return os.path.join(self.root, "exit")
 
     @property
+    def stuck(self) -> str:
+        """The processes that no KILL ends, while there are some."""
+        return os.path.join(self.root, "stuck")
+
+    @property
     def refusal(self) -> str:
         """Why a shim could not start it: disk full, no bash."""
         return os.path.join(self.root, "refusal")

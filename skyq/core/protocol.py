@@ -12,7 +12,7 @@ head → node                                       node → head
   start  job attempt step spec                      prepared job attempt step
   go     job attempt step                           running  job attempt step pid
   stop   job attempt step why                       exited   job attempt step code stopped why
-  over   job attempt step                           gone     job attempt step code stopped why
+  over   job attempt step                           gone     job attempt step code stopped why stuck
   tail   job attempt step from                      log      job attempt step offset (bytes)
                                                     grew     job attempt step size
                                                     log-end  job attempt step size
@@ -22,8 +22,9 @@ head → node                                       node → head
 
 start is safe to repeat: it starts, attaches or reports. stop is too: what never started is fenced
 so that it never will. exited says how the script ended while processes of the step live on; gone
-says that no process of it does. A code below 0 means that the exit status can't be known, or that
-nothing ran (why tells). over lets a step's leftovers end: its job is over.
+says that no process of it does, but for those that it names as stuck: no KILL ends them. Once they are gone
+too it says so again, without any. A code below 0 means that the exit status can't be known, or that nothing
+ran (why tells). over lets a step's leftovers end: its job is over.
 
 A spec: script (the user's text), env (the whole environment), cwd ("" for ~/sky_workdir), copy (instead of
 cwd, the name of a folder that came as a parcel: transport/parcel.py says how), log (path, or "" for the run
@@ -112,7 +113,9 @@ def encode_data(header: Message, data: bytes) -> bytes:
 class Decoder:
     """Bytes in, messages out; the other side is not trusted: sizes are capped, JSON is checked."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = MESSAGE_LIMIT) -> None:
+        """`limit`: bytes of one message."""
+        self._limit = limit
         self.greeted = False
         self._buffer = bytearray()
         self._parts = bytearray()
@@ -134,11 +137,11 @@ class Decoder:
             payload = bytes(memoryview(self._buffer)[HEADER.size : HEADER.size + length])
             del self._buffer[: HEADER.size + length]
             if kind in (DATA, ZIPPED):
-                yield _with_data(payload) if kind == DATA else _message(_unzipped(payload))
+                yield _with_data(payload) if kind == DATA else _message(_unzipped(payload, self._limit))
                 continue
             self._parts += payload
-            if len(self._parts) > MESSAGE_LIMIT:
-                raise ProtocolError("The other side sent a message of over %d bytes." % MESSAGE_LIMIT)
+            if len(self._parts) > self._limit:
+                raise ProtocolError("The other side sent a message of over %d bytes." % self._limit)
             if kind == LAST:
                 body, self._parts = bytes(self._parts), bytearray()
                 yield _message(body)
@@ -161,16 +164,16 @@ class Decoder:
         self.greeted = True
 
 
-def _unzipped(payload: bytes) -> bytes:
+def _unzipped(payload: bytes, limit: int) -> bytes:
     import zlib
 
     unzip = zlib.decompressobj()
     try:
-        body = unzip.decompress(payload, MESSAGE_LIMIT)
+        body = unzip.decompress(payload, limit)
     except zlib.error as error:
         raise ProtocolError("The other side sent a zipped message that is none: %s" % error) from None
     if not unzip.eof:
-        raise ProtocolError("The other side sent a zipped message of over %d bytes." % MESSAGE_LIMIT)
+        raise ProtocolError("The other side sent a zipped message of over %d bytes." % limit)
     return body
 
 

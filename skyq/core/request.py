@@ -25,6 +25,8 @@ MAX_NUMBER = 1_000_000
 """Of devices, CPUs, GB per node: above it is a slip of the finger, and integers stay small."""
 PRIORITIES = (-1000, 1000)
 MAX_RETRIES = 1000
+LONGEST_ID = 18
+"""Digits of a job's id that a database takes."""
 
 # Patterns stay text: re compiles the few that a command needs when it needs them.
 _NAME = r"[a-zA-Z0-9]+(?:[._-]{1,2}[a-zA-Z0-9]+)*"
@@ -61,6 +63,8 @@ class Overrides(NamedTuple):
     """What of `envs` an --env-file said: a secret that the task file leaves open may be there too."""
     retries: Optional[int] = None
     requeue: bool = False
+    after: Tuple[Tuple[str, str], ...] = ()
+    """See Task.after."""
 
     def __repr__(self) -> str:
         return "Overrides(%s)" % without_secrets(self._asdict())
@@ -281,6 +285,8 @@ def apply(task: Task, overrides: Overrides) -> Task:
     if overrides.memory is not None:
         parse_memory(overrides.memory)
         changes["least_memory"] = least(None, overrides.memory)[1]
+    if overrides.after:
+        changes["after"] = overrides.after
     changes["recovery"] = _recovery(task.recovery, overrides)
     if overrides.pool:
         changes["pool"] = overrides.pool

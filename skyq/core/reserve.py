@@ -96,7 +96,8 @@ def _spot(room: Room, request: Request, ends: Mapping[tuple[str, int], float]) -
         return None
     devices: list[tuple[int, int]] = []
     if request.accelerator:
-        free = room.devices.get(request.accelerator, {})
+        indices = {device.index for device in room.node.at_hand.devices}
+        free = {i: a for i, a in room.devices.get(request.accelerator, {}).items() if i in indices}
         whole = max(1, request.amount // UNIT)
         amount = min(request.amount, UNIT)
 
@@ -132,7 +133,10 @@ def _cost_of(rooms: Sequence[Room], start: Start) -> Optional[Cost]:
     costs = []
     for grant in start.grants:
         room = by_name.get(grant.node)
-        if room is None or room.node.unusable or any(index not in room.type_of for index, _ in grant.devices):
+        if room is None or room.node.unusable:
+            return None
+        indices = {device.index for device in room.node.at_hand.devices}
+        if any(index not in indices for index, _ in grant.devices):
             return None
         costs.append(_lacks(room, grant.devices, grant.cpus, grant.memory))
     devices, cpus, memory = zip(*costs)

@@ -54,6 +54,18 @@ class Room:
             devices[index] += amount
             self.idle[self.type_of[index]] += devices[index] == UNIT
 
+    def lock_up(self) -> None:
+        """Nothing is free of a device in quarantine, whoever still holds a share of it."""
+        for index in {each.device for each in self.node.quarantined} & self.type_of.keys():
+            accelerator = self.type_of[index]
+            self.idle[accelerator] -= self.devices[accelerator][index] == UNIT
+            self.devices[accelerator][index] = 0
+
+    def locked_up(self, accelerator: str) -> int:
+        """How many devices of a type are in quarantine."""
+        indices = {each.device for each in self.node.quarantined}
+        return sum(self.type_of.get(index) == accelerator for index in indices)
+
     def amount(self, index: int) -> int:
         """What is free of a device."""
         return self.devices[self.type_of[index]][index]

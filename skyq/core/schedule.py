@@ -133,6 +133,8 @@ class _Free:
             for grant in job.grants:
                 if grant.node in by_name:
                     by_name[grant.node].take(grant)
+        for room in self.rooms:
+            room.lock_up()
 
     @cached_property
     def types(self) -> list[str]:
@@ -151,7 +153,7 @@ class _Free:
 
     @cached_property
     def _makes(self) -> list[_Make]:
-        return _makes(room.node for room in self._usable)
+        return _makes(room.node.at_hand for room in self._usable)
 
     def _meanings(self, job: Waiting) -> list[Request]:
         return [candidates.request for _, candidates in self._options_of(job.alternatives)]
@@ -163,7 +165,7 @@ class _Free:
     def could_be_on(self, job: Waiting, start: Start) -> bool:
         """Whether one of the nodes of a start could hold a rank of the job if it were idle."""
         names = {grant.node for grant in start.grants}
-        makes = _makes(room.node for room in self._usable if room.node.name in names)
+        makes = _makes(room.node.at_hand for room in self._usable if room.node.name in names)
         return any(_capable(request, makes) for request in self._meanings(job))
 
     def fits(self, job: Waiting, lent: Kept) -> bool:
@@ -381,10 +383,19 @@ class _Reasons:
             missed = [room for room in self._down if fit(request, Room(room.node))]
             return "%s; %s" % (_need(count, _brief(asked)), _unusable(missed))
         text = self._gang_lacks(count, asked, request) if count > 1 else self._rank_lacks(asked, request)
+        text += self._locked_up(count, request)
         missed = _fitting(request, self._down)
         if missed and len(missed) + len(_fitting(request, self._up)) >= count:
             text += ", " + _unusable(missed)
         return text
+
+    def _locked_up(self, count: int, request: Request) -> str:
+        """What of the devices is in quarantine, if it is devices that lack."""
+        if len(_fitting(_devices_only(request), self._up)) >= count:
+            return ""
+        kept = [(room.node.name, room.locked_up(request.accelerator or "")) for room in self._up]
+        texts = ["%d on %s" % (number, name) for name, number in kept if number]
+        return ", in quarantine: " + ", ".join(texts) if texts else ""
 
     def _gang_lacks(self, count: int, asked: Request, request: Request) -> str:
         have = len(_fitting(request, self._up))

@@ -34,10 +34,12 @@ def unpacked(message: Message) -> Task:
         if "recovery" in fields:
             recovery = Recovery(**_known(Recovery, fields["recovery"]))
             fields["recovery"] = recovery._replace(codes=tuple(recovery.codes))
+        if "after" in fields:
+            fields["after"] = tuple((str(word), str(kind)) for word, kind in fields["after"])
         if "warnings" in fields:
             fields["warnings"] = tuple(fields["warnings"])
         return Task(**fields)
-    except (TypeError, AttributeError):
+    except (TypeError, AttributeError, ValueError):
         raise ProtocolError("The other side sent a task that is none.") from None
 
 

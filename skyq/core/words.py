@@ -77,9 +77,9 @@ def duration(seconds: float) -> str:
 
 def parsed_duration(text: str) -> Optional[int]:
     """Seconds of 90s, 10m, 2h, 1d12h, 4w; None for what is none."""
-    if not re.fullmatch(r"(\d{1,6}[wdhms])+", text):
+    if not re.fullmatch(r"([0-9]{1,6}[wdhms])+", text):
         return None
-    return sum(int(number) * _UNITS[unit] for number, unit in re.findall(r"(\d+)([wdhms])", text))
+    return sum(int(number) * _UNITS[unit] for number, unit in re.findall(r"([0-9]+)([wdhms])", text))
 
 
 def _long_parts(days: int) -> List[str]:

@@ -10,6 +10,7 @@ from typing import Dict, List, Set, Tuple
 
 from skyq.core import states
 from skyq.core.lifecycle import EXITED, GONE, LIVE, PREPARED, Course, Phase, Verdict, next_verdict
+from skyq.core.logtext import plain
 from skyq.core.model import Holding, Job, Node, Waiting
 from skyq.core.protocol import UNKNOWN, Message
 from skyq.head import specs
@@ -105,18 +106,21 @@ class Board:
         setups, runs = specs.step_names(job, self.specs[job.id], self.nodes)
         return [step for step in (*setups, *runs) if self.node_of(job, step) == node]
 
-    def hear(self, message: Message) -> None:
-        """A node told how a step stands. What concerns another attempt, or no job, is stale."""
-        job = self.jobs.get(self._ids.get(str(message.get("job")), 0))
-        if job is None or job.attempt != message.get("attempt") or job.state not in states.ACTIVE:
+    def hear(self, node: str, message: Message) -> None:
+        """A node told how a step stands. What concerns another attempt, or no job, is stale; of what another
+        node runs it has nothing to tell.
+        """
+        job = self.jobs.get(self._ids.get(message["job"], 0))
+        if job is None or job.attempt != message["attempt"] or job.state not in states.ACTIVE:
             return
-        step = str(message.get("step"))
+        step = message["step"]
         phases = self.phases[job.id]
-        what = message.get("is")
+        # What was concluded stays, too: a node that was given up only ends what it still has.
+        if step not in self.steps_on(job, node) or phases.get(step, Phase()).at == GONE:
+            return
+        what = message["is"]
         if "pid" in message:
-            self.pids.setdefault(job.id, dict(job.pids))[step] = int(message["pid"])
-        if phases.get(step, Phase()).at == GONE:
-            return  # what was concluded stays: a node that was given up only ends what it still has
+            self.pids.setdefault(job.id, dict(job.pids))[step] = message["pid"]
         if what == "late":
             phases.pop(step, None)
         elif what == "prepared":
@@ -127,13 +131,14 @@ class Board:
                 phases[step] = Phase(LIVE)
             return  # nothing to decide
         elif what in ("exited", "gone"):
-            why, unstarted = str(message.get("why", ""))[:500], bool(message.get("unstarted"))
+            why, unstarted = plain(message.get("why", "")[:500]), bool(message.get("unstarted"))
             phases[step] = Phase(
                 GONE if what == "gone" else EXITED,
-                int(message.get("code", UNKNOWN)),
+                message["code"],
                 bool(message.get("stopped")),
                 self.where(self.node_of(job, step), why) if unstarted and why else why,
                 unstarted,
+                _pids_text(message.get("stuck")),
             )
         self.dirty.add(job.id)
 
@@ -192,6 +197,22 @@ class Board:
         course = Course(job.state, setups, runs, cancel, job.recovery, job.failures, job.losses)
         return next_verdict(course, self.phases[job.id])
 
+    def stuck(self, job: Job) -> Dict[str, str]:
+        """Step → what of it can't be killed."""
+        return {step: phase.stuck for step, phase in self.phases.get(job.id, {}).items() if phase.stuck}
+
     def busy(self) -> List[Job]:
         """The active jobs that may have something to do, by id."""
         return [self.jobs[job_id] for job_id in sorted(self.dirty)]
+
+
+def _pids_text(stuck: object) -> str:
+    """ "pids 4711 (python), 4712 (python)" of what a node names as stuck."""
+    them = ["%d (%s)" % (int(pid), name) for pid, name in stuck] if isinstance(stuck, list) else []
+    if not them:
+        return ""
+    return "".join(char if char.isprintable() else "?" for char in _counted(them))[:300]
+
+
+def _counted(them: List[str]) -> str:
+    return "%s %s" % ("pid" if len(them) == 1 else "pids", ", ".join(them))

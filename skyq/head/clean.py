@@ -5,8 +5,10 @@ What `~/sky_workdir` or a file_mount shows, and the copies that it shows parts o
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import time
 from typing import Dict, List, NamedTuple, Set
 
 from skyq.core import states
@@ -28,7 +30,7 @@ class Leftover(NamedTuple):
 
 def leftovers(store: Store, where: ClusterDir, before: float, logs: bool) -> List[Leftover]:
     """What jobs that ended before that time left. `before`: epoch seconds."""
-    kept = _shown(where)
+    kept = _shown(where) | _in_use(store)
     owners: Dict[str, List[str]] = {}
     for folder in (where.workdirs, where.runs):
         for name in _names(folder):
@@ -46,16 +48,30 @@ def leftovers(store: Store, where: ClusterDir, before: float, logs: bool) -> Lis
     return found
 
 
-def remove(where: ClusterDir, found: List[Leftover]) -> None:
-    """Remove them, and what nobody owns: half copies, secrets of submits that never came through."""
-    for leftover in found:
-        shutil.rmtree(leftover.path, ignore_errors=True)
+def remove(store: Store, where: ClusterDir, found: List[Leftover]) -> None:
+    """Remove them, and what nobody owns: half copies, and whole ones of submits that never came through."""
+    for path in [*(leftover.path for leftover in found), *_unowned(store, where)]:
+        shutil.rmtree(path, ignore_errors=True)
         try:
-            os.unlink(workdirs.manifest(leftover.path))
+            os.unlink(workdirs.manifest(path))
         except FileNotFoundError:
             pass
     if os.path.isdir(where.workdirs):
         workdirs.collect_parts(where.workdirs)
+
+
+def _unowned(store: Store, where: ClusterDir) -> List[str]:
+    """Copies of no job, or their manifests alone: whoever submits one may still come back within a day."""
+    kept, young = _shown(where), time.time() - parcel.rests_for()
+    manifests = [name for name in _names(where.workdirs) if name.endswith(".json")]
+    copies = [where.workdir(name[: -len(".json")]) for name in manifests]
+    return [
+        path
+        for path in copies
+        if path not in kept
+        and parcel.grew(workdirs.manifest(path)) < young
+        and store.job_of(os.path.basename(path).partition("-")[0]) is None
+    ]
 
 
 def disk_use(path: str) -> int:
@@ -85,6 +101,11 @@ def _shown(where: ClusterDir) -> Set[str]:
             kept.add(path)
             todo += workdirs.read_manifest(path)["shows"]
     return kept
+
+
+def _in_use(store: Store) -> Set[str]:
+    """The folders of unfinished jobs: a job that is run once more has that of another one."""
+    return {json.loads(store.spec(job.id)).get("cwd", "") for job in store.jobs(unfinished=True)}
 
 
 def _names(folder: str) -> List[str]:

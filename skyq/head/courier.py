@@ -11,8 +11,8 @@ import select
 import time
 from typing import Callable, Iterable, Iterator, List, Tuple
 
-from skyq.core import protocol
-from skyq.core.errors import SkyqError, Unreachable
+from skyq.core import protocol, replies
+from skyq.core.errors import ProtocolError, SkyqError, Unreachable
 from skyq.core.paths import ClusterDir, Home
 from skyq.core.protocol import Message
 from skyq.head import workdirs
@@ -50,6 +50,8 @@ def bring(channel: Channel, where: ClusterDir, home: Home, names: List[str]) -> 
             if message["is"] == "kept":
                 break
             lacks += message["files"]
+            if len(lacks) > len(roots):
+                raise ProtocolError("the node lacks more files than there are")
             if message.get("last"):
                 talk.send(parcel.contents(roots, lacks))
     channel.close()
@@ -81,7 +83,7 @@ class _Talk:
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
-        self.decoder = protocol.Decoder()
+        self.decoder = protocol.Decoder(replies.REPLY_LIMIT)
         self.heard: List[Message] = []
         self.pinged = time.monotonic()
 
@@ -131,7 +133,7 @@ class _Talk:
             return False
         if not data:
             raise Unreachable("the node agent ended", "lost")
-        self.heard += self.decoder.feed(data)
+        self.heard += replies.of_node(list(self.decoder.feed(data)))
         return True
 
 

@@ -11,11 +11,12 @@ import select
 import socket
 import sys
 import time
-from typing import List, Optional, Set
+from typing import Callable, List, Optional, Set
 
 from skyq import __version__
 from skyq.core.errors import SkyqError
 from skyq.core.lifecycle import GONE, Phase
+from skyq.core.logtext import plain
 from skyq.core.model import Job
 from skyq.core.paths import ClusterDir
 from skyq.core.protocol import UNKNOWN, Message
@@ -25,7 +26,7 @@ from skyq.head.board import Board
 from skyq.head.couriers import Argv, Couriers
 from skyq.head.fleet import Connect, Fleet
 from skyq.head.head import CLOSING, NEWEST, alone_until
-from skyq.head.links import Key, Link
+from skyq.head.links import Key, Link, key_of
 from skyq.head.nodes import abandoned
 from skyq.head.pulls import Pulls, Source
 from skyq.head.tick import Acts, tick
@@ -115,7 +116,7 @@ class Dispatcher:
         self._see_to_journal()
         with self.store.transaction():
             specs.sweep_secrets(self.where, self.store)
-        if self.fleet.has_workers:
+        if self.fleet.is_watched:
             self._note_trouble()  # who asks for the nodes' state sees that it isn't known yet
         self._read_owed_logs()
         try:
@@ -230,11 +231,13 @@ class Dispatcher:
     def _hear(self, link: Link) -> None:
         was_ready = link.ready
         for message in link.hear(time.monotonic()):
-            if self.pulls.hear(message):
+            if self.pulls.hear(link.node.name, message):
                 continue
-            self.board.hear(message)
+            self.board.hear(link.node.name, message)
+            if message.get("is") == "gone" and not message.get("stuck"):
+                self._end_quarantines(link.node.name, lambda step: step != key_of(message))  # noqa: B023
             if message.get("unstarted"):
-                self.fleet.pause(link.node.name, str(message.get("why"))[:200])
+                self.fleet.pause(link.node.name, plain(message.get("why", "")[:200]))
         if link.ready and not was_ready:
             self.board.ask_again(link.node.name)
             self._ask_for_owed(link)
@@ -287,8 +290,25 @@ class Dispatcher:
             self.tick_at = now
         return now + min((limit - down for limit in (GIVE_UP, self.lost_after) if limit > down), default=REST)
 
-    def _unwanted(self, keys: List[Key]) -> List[Key]:
+    def _end_quarantines(self, node: str, still: Callable[[Key], bool]) -> None:
+        """Of the devices whose processes are dead. `still`: whether any of a step may live."""
+        kept = self.fleet.nodes[node].quarantined if node in self.fleet.nodes else ()
+        for device in kept:
+            job = self.store.job(device.job)
+            if job is not None and still((job.uuid, device.attempt, device.step)):
+                continue
+            try:
+                with self.store.transaction():
+                    self.store.end_quarantine(node, device)
+            except SkyqError as error:
+                _note(str(error))  # it ends when the node is next connected to
+                continue
+            self.tick_at = 0.0
+            self._read_nodes()
+
+    def _unwanted(self, node: str, keys: List[Key]) -> List[Key]:
         """Of what a node still has something of: what belongs to no job that goes on."""
+        self._end_quarantines(node, lambda step: step in keys)
         found = []
         for uuid, attempt, step in keys:
             job = self.store.job_of(uuid)
@@ -319,6 +339,8 @@ class Dispatcher:
             self.tick_at = self.idle_since = now + STORE_PAUSE  # what it didn't read may be work
             return
         self._act(acts)
+        if acts.quarantined:
+            self._read_nodes()
         self._note_trouble()
         for source, message in self.pulls.stuck():
             self.fleet.links[source.node].say(message)

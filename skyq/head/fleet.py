@@ -9,11 +9,14 @@ from typing import Callable, Dict, List, Set, Tuple
 
 from skyq.core.model import Node
 from skyq.core.paths import ClusterDir
-from skyq.head.links import CONNECTING, Key, Link
+from skyq.head.links import CONNECTING, Link, Unwanted
 from skyq.store.store import Store
 from skyq.transport.base import Channel
 
 NODE_PAUSE = 5.0  # seconds that a node gets nothing new after it could not start something
+
+UNGROUPED = "ungrouped"
+"""The setting that has, by worker, why it has no cgroup for a job; "": it has one."""
 
 Connect = Callable[[Node], Channel]
 
@@ -25,13 +28,13 @@ class Fleet:
         self.links: Dict[str, Link] = {}
         self.nodes: Dict[str, Node] = {}
         """In cluster order."""
-        self.unwanted: Callable[[List[Key]], List[Key]] = lambda _: []
+        self.unwanted: Unwanted = lambda name, keys: []
         self._claim = {"cluster": cluster, "head": socket.gethostname(), "state_dir": where.root}
         self._connect = connect
         self._paused: Dict[str, Tuple[float, str]] = {}
         """Node → until when nothing new starts there (monotonic), and why."""
-        self._told = ""
-        """The trouble that the store has, as JSON; "": that of a former dispatcher."""
+        self._told = ("", "")
+        """What the store has of tell(), as JSON; "": of a former dispatcher."""
         self._noted: Dict[str, str] = {}
         """Node → its trouble, as news() told it last."""
 
@@ -59,6 +62,11 @@ class Fleet:
                 link.close(release=node is None)
                 del self.links[name]
                 self._paused.pop(name, None)
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether who asks for the nodes' state waits until it is known."""
+        return self.has_workers or any(node.quarantined for node in self.nodes.values())
 
     @property
     def has_workers(self) -> bool:
@@ -96,12 +104,15 @@ class Fleet:
         return ["%s is %s" % (name, found[name]) for name in new]
 
     def tell(self, store: Store) -> None:
-        """Let the store know what is wrong with nodes now, for who asks why a job waits."""
-        found = self._all_trouble()
+        """Let the store know what is wrong with nodes now, for who asks why a job waits, and how they contain
+        jobs.
+        """
+        found = self._all_trouble(), self._ungrouped()
         if found == self._told:
             return
         with store.transaction():
-            store.set("trouble", found)
+            store.set("trouble", found[0])
+            store.set(UNGROUPED, found[1])
             since = {name: link.since for name, link in self.links.items() if link.since}
             store.set("since", json.dumps(since))
         self._told = found
@@ -109,7 +120,12 @@ class Fleet:
     def _all_trouble(self) -> str:
         found = {node.name: why for node in self.nodes.values() if (why := self._trouble(node))}
         # The head itself is connected to in no time: not worth a commit.
-        return json.dumps({name: why for name, why in found.items() if why != CONNECTING or self.has_workers})
+        return json.dumps({name: why for name, why in found.items() if why != CONNECTING or self.is_watched})
+
+    def _ungrouped(self) -> str:
+        """The head tells for itself: not worth a commit."""
+        found = {name: link.ungrouped for name, link in self.links.items() if link.node.reach}
+        return json.dumps({name: why for name, why in found.items() if why is not None})
 
     def _trouble(self, node: Node) -> str:
         if node.name not in self._paused:

@@ -13,14 +13,16 @@ import select
 import shutil
 import socket
 import time
-from typing import Any, Dict, List, Optional, Tuple
+from contextlib import suppress
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
-from skyq.core import keylines, protocol
+from skyq.core import keylines, protocol, replies
 from skyq.core.errors import SkyqError, Unreachable
 from skyq.core.model import Device, Node, Reach
 from skyq.core.paths import ClusterDir, Home
 from skyq.head.head import Head
 from skyq.store.place import has_queue, home_root, make_private, state_home
+from skyq.transport.aside import write_whole
 from skyq.transport.base import Channel
 
 LOCK_WAIT = 120.0  # seconds for another client that founds the same cluster
@@ -82,8 +84,28 @@ def _refuse_if_unspeakable(where: ClusterDir) -> None:
 def discard(cluster: str) -> None:
     """Remove the state of a cluster that never had a node; on a worker there is none."""
     where = state_home().cluster(cluster)
-    if has_queue(where) and not Head(where, cluster).store.nodes():
-        shutil.rmtree(where.root, ignore_errors=True)
+    if has_queue(where):
+        if not Head(where, cluster).store.nodes():
+            shutil.rmtree(where.root, ignore_errors=True)
+        return
+    with suppress(OSError):  # whatever else is there stays
+        os.unlink(where.founding)
+        os.rmdir(where.root)
+
+
+def forget(cluster: str, but: str) -> None:
+    """Discard a cluster that isn't the one with that id, and that nobody founds now."""
+    where = state_home().cluster(cluster)
+    if has_queue(where) and Head(where, cluster).store.get("cluster_id") == but:
+        return
+    lock = os.open(where.founding, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        discard(cluster)
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(lock)
 
 
 def _hostname() -> str:
@@ -142,9 +164,10 @@ def enlist(cluster: str, head_now: Message, workers: List[Message]) -> Dict[str,
     `head_now`: what the head has, if that was seen again.
     """
     where = own_state().cluster(cluster)
+    head = Head(where, cluster)
+    workers = _without_others_addresses(workers, head.store.nodes())
     _pin(where, workers, anew=False)
     met = _meet(where, [_Worker(each) for each in workers])
-    head = Head(where, cluster)
     with head.store.transaction():
         head.note_growth()
         known = {node.name: node for node in head.store.nodes(former=True)}
@@ -162,6 +185,16 @@ def enlist(cluster: str, head_now: Message, workers: List[Message]) -> Dict[str,
                 head.store.put_nodes([known[node.name]])
     head.wake()
     return {each.name: each.trouble for each in met}
+
+
+def _without_others_addresses(workers: List[Message], nodes: Sequence[Node]) -> List[Message]:
+    """A machine says itself where it is. Its key shall not be trusted where another node is."""
+    told = []
+    for worker in workers:
+        others = [node for node in nodes if node.name != worker["name"]]
+        taken = {node.ip for node in others} | {node.reach.host for node in others if node.reach}
+        told.append({**worker, "at": [place for place in worker["at"] if place[0] not in taken]})
+    return told
 
 
 def _node(about: Message, index: int, ip: str, reach: Optional[Reach]) -> Node:
@@ -183,12 +216,7 @@ def _pin(where: ClusterDir, workers: List[Message], anew: bool) -> None:
         with open(where.known_hosts) as file:
             lines = [line for line in file if line.partition(" ")[0] not in seen] + lines
     make_private(os.path.dirname(where.known_hosts))
-    aside = "%s.%d" % (where.known_hosts, os.getpid())
-    with open(aside, "w") as file:
-        file.write("".join(dict.fromkeys(lines)))
-        file.flush()
-        os.fsync(file.fileno())
-    os.rename(aside, where.known_hosts)
+    write_whole(where.known_hosts, "".join(dict.fromkeys(lines)).encode())
 
 
 # The head meets the workers: each is to answer as the node agent that the dispatcher will talk to.
@@ -217,7 +245,7 @@ class _Worker:
             self.at = self.left.pop(0)
             if self.is_new():
                 self.deadline = time.monotonic() + protocol.FIRST_WORD
-                self.decoder = protocol.Decoder()
+                self.decoder = protocol.Decoder(replies.REPLY_LIMIT)
                 reach = Reach(*self.at, self.about["user"])
                 self.channel = SshChannel(reach, where.key, where.known_hosts, "skyq")
 
@@ -247,7 +275,7 @@ class _Worker:
             return False
         if not data:
             raise SkyqError("the connection was closed before skyq answered")
-        return any(message.get("is") == "hello" for message in self.decoder.feed(data))
+        return any(message["is"] == "hello" for message in replies.of_node(list(self.decoder.feed(data))))
 
     def failed(self, why: str) -> None:
         """Remember the first reason: the first address is the best one."""

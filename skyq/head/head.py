@@ -8,20 +8,23 @@ from __future__ import annotations
 import json
 import os
 import time
-from typing import Dict, List, Optional, Sequence, Set
+from typing import Dict, List, Optional, Sequence, Set, Tuple
 
 from skyq import __version__
 from skyq.core import schedule, states
 from skyq.core.accelerators import resources_text
+from skyq.core.after import After
 from skyq.core.errors import Misfit, SkyqError
 from skyq.core.model import Grant, Holding, Job, Node, Snapshot, Task, Waiting
 from skyq.core.paths import ClusterDir, attempt_logs, host_word, step_log
 from skyq.core.rankenv import task_id
+from skyq.core.request import LONGEST_ID
 from skyq.core.versions import order
-from skyq.head import overtaking, specs, wake, workdirs
+from skyq.head import overtaking, specs, waits, wake, workdirs
+from skyq.head.fleet import UNGROUPED
 from skyq.head.links import CONNECTING, ENDING, UNREACHABLE
 from skyq.store.place import make_private, private_folders
-from skyq.store.store import NewJob, Store
+from skyq.store.store import PAUSED, NewJob, Store
 
 CLOSING = "closing"
 """The setting that refuses submits while the cluster is being removed."""
@@ -59,10 +62,12 @@ class Head:
         nothing of it is left.
         """
         self.check(task)
+        wake.ready()  # before the job is queued: who fails after that would say that it isn't
         job_id = self._store(task, user, uuid, copy or workdirs.linked())
-        if copy:
-            workdirs.make_current(copy)
-        self.wake()
+        try:
+            self.wake()
+        except OSError:
+            pass  # too many processes: it is in the queue, and the next command or cron starts it
         return job_id
 
     def check(self, task: Task) -> None:
@@ -85,30 +90,72 @@ class Head:
         return "It would wait: %s." % plan.reason(waiting)
 
     def _store(self, task: Task, user: str, uuid: str, cwd: str) -> int:
-        now = time.time()
         new = NewJob(
             uuid=uuid,
             name=task.name,
             user=user,
-            submitted_at=now,
+            submitted_at=time.time(),
             num_nodes=task.num_nodes,
             alternatives=task.alternatives,
             priority=task.priority,
             has_setup=task.setup is not None,
             cpus_shown=task.cpus_shown,
             recovery=task.recovery,
+            after=self.after_of(task, user),
             spec=specs.stored(task, cwd),
         )
-        with self.store.transaction(), specs.saved_secrets(self.where, uuid, task.secrets):
+        return self._insert(new, task.secrets)
+
+    def _insert(self, new: NewJob, secrets: Dict[str, str]) -> int:
+        now = new.submitted_at
+        with self.store.transaction(), specs.saved_secrets(self.where, new.uuid, secrets):
             self._refuse_if_closed()
             job_id = self.store.submit(new)
             stamp = time.strftime("%Y-%m-%d-%H-%M-%S", time.localtime(now)) + "-%06d" % (now % 1 * 1e6)
             self.store.note(job_id, task_id=task_id(stamp, self.cluster, job_id))
         try:
-            private_folders(self.where.job_logs(job_id, task.name or ""))
+            private_folders(self.where.job_logs(job_id, new.name or ""))
         except OSError:
             pass  # the job is in the queue; the dispatcher makes the folder before it starts it
         return job_id
+
+    def check_rerun(self, job: Job) -> None:
+        """Raise SkyqError where a job can't be run once more."""
+        self._refuse_if_closed()
+        spec = json.loads(self.store.spec(job.id))
+        if spec["secrets"]:
+            text = "Job %d had secrets (%s), which are gone. Submit it again with `skyq exec`."
+            raise SkyqError(text % (job.id, ", ".join(spec["secrets"])))
+        if spec.get("cwd") and not os.path.isdir(spec["cwd"]):
+            text = "The folder that job %d ran in is gone: %s. Submit it again with `skyq exec`."
+            raise SkyqError(text % (job.id, spec["cwd"]))
+        why = schedule.misfit(self.store.nodes(), job.num_nodes, job.alternatives, self.cluster)
+        if why:
+            raise Misfit(why)
+
+    def rerun(self, job: Job, user: str, uuid: str) -> int:
+        """The id of a new job that does what that one did, in the same folder. See check_rerun()."""
+        new = NewJob(
+            *(uuid, job.name, user, time.time(), job.num_nodes, job.alternatives, job.priority),
+            *(job.has_setup, job.cpus_shown, self.store.spec(job.id), job.recovery),
+        )
+        job_id = self._insert(new, {})
+        self.wake()
+        return job_id
+
+    def after_of(self, task: Task, user: str) -> Tuple[After, ...]:
+        """The ids of the jobs that it waits for: of a name the user's newest one. Raises SkyqError."""
+        found = []
+        for word, kind in task.after:
+            if word.isdecimal() and len(word) <= LONGEST_ID:
+                job = self.store.job(int(word))
+            else:
+                job = next((job for job in self.store.jobs(user) if job.name == word), None)
+            if job is None:
+                text = "There is no job %s to wait for. Nothing was submitted. See: skyq queue %s -u"
+                raise SkyqError(text % (word, self.cluster))
+            found.append((job.id, kind))
+        return tuple(found)
 
     def wake(self) -> None:
         """See to it that somebody works on what is unfinished."""
@@ -121,7 +168,7 @@ class Head:
 
     def see_nodes(self, patience: float) -> None:
         """Have a dispatcher look at the workers now, and wait until it knows which can be reached."""
-        if not any(node.reach for node in self.store.nodes()):
+        if not any(node.reach or node.quarantined for node in self.store.nodes()):
             self.look()
             return
         self.wake()
@@ -163,6 +210,11 @@ class Head:
         found: Dict[str, str] = json.loads(self.store.get("trouble") or "{}")
         return found
 
+    def ungrouped(self) -> Dict[str, str]:
+        """Worker → why it has no cgroup for a job, "" where it has one; without those that haven't said."""
+        found: Dict[str, str] = json.loads(self.store.get(UNGROUPED) or "{}")
+        return found
+
     def holding(self) -> List[Holding]:
         """What the active jobs hold."""
         return [Holding(j.id, j.grants) for j in self.store.jobs(unfinished=True) if j.state in states.ACTIVE]
@@ -173,7 +225,11 @@ class Head:
         waiting = [job for job in jobs if job.state in states.WAITING]
         if waiting:
             found, away = schedule.explain(self._snapshot(), 0.0), self._away()
-            reasons.update({job.id: _why_it_waits(job, found.get(job.id, ""), away) for job in waiting})
+            paused, stand = self.store.get(PAUSED), waits.standings(self.store, waiting)
+            for job in waiting:
+                bound = stand[job.id].waits or stand[job.id].never if job.id in stand else ""
+                plan = job.held or bound or paused or found.get(job.id, "")
+                reasons[job.id] = _why_it_waits(job, plan, away)
         return reasons
 
     def _node_troubles(self, jobs: Sequence[Job]) -> Dict[int, str]:
@@ -195,13 +251,16 @@ class Head:
 
     def _snapshot(self) -> Snapshot:
         everybody, away = self.store.jobs(unfinished=True), self._away()
+        stand = waits.standings(self.store, everybody)
         return Snapshot(
             tuple(self.nodes()),
             tuple(Holding(j.id, j.grants) for j in everybody if j.state in states.ACTIVE),
             tuple(
                 Waiting(j.id, j.num_nodes, j.alternatives, j.priority, j.overtaken)
                 for j in everybody
-                if j.state in states.WAITING and not away.intersection(j.awaits)
+                if j.state in states.WAITING
+                and not (away.intersection(j.awaits) or j.held)
+                and (j.id not in stand or stand[j.id].met)
             ),
             *overtaking.rules(self.store),
         )
@@ -265,6 +324,28 @@ class Head:
         if self.store.ever_alone():
             newest = self.store.latest()
             self.store.set(ALONE_UNTIL, str(newest.id if newest else 0))
+
+    def hold(self, ids: Sequence[int], text: str) -> List[int]:
+        """Keep waiting jobs from starting; text "": let them. Returns those that it concerns."""
+        concerned: List[int] = []
+        with self.store.transaction():
+            for job_id in sorted(set(ids)):
+                job = self.store.job(job_id)
+                if job is not None and job.state in states.WAITING and bool(job.held) != bool(text):
+                    self.store.note(job_id, held=text)
+                    concerned.append(job_id)
+        self.look()
+        return concerned
+
+    def pause(self, text: str) -> None:
+        """Start nothing any more; text "": go on."""
+        with self.store.transaction():
+            self.store.set(PAUSED, text)
+        self.look()
+
+    def paused(self) -> str:
+        """By whom the queue is paused, since when; "": it isn't."""
+        return self.store.get(PAUSED)
 
     def cancel(self, ids: Sequence[int], by: str) -> List[int]:
         """Ask for the end of these jobs; returns those that it concerns, highest first.

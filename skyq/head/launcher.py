@@ -16,6 +16,7 @@ from skyq import __version__, folders, program
 from skyq.core.paths import Home
 from skyq.core.versions import order
 from skyq.store.place import home_root, private_folders
+from skyq.transport.aside import sweep, write_whole
 
 _NEEDED = ("SKYQ_STATE_DIR", "SKYQ_CLAIM_DIR", "SKYQ_CRON")
 
@@ -73,16 +74,10 @@ def write(libraries: bool = True) -> str:
     argv = program.argv() if libraries else program.bare_argv()
     wanted = os.fsencode(text(argv, environment(), program.archive()))
     if _read(home.launcher) == wanted:
+        sweep(home.launcher)
         return home.launcher
     private_folders(os.path.dirname(home.launcher))
-    aside = "%s.%d" % (home.launcher, os.getpid())
-    file = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o700)
-    try:
-        os.write(file, wanted)
-        os.fsync(file)
-    finally:
-        os.close(file)
-    os.rename(aside, home.launcher)
+    write_whole(home.launcher, wanted, 0o700)
     return home.launcher
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import Callable, List, Optional, Set, Tuple
+from typing import Any, Callable, List, Optional, Set, Tuple
 
-from skyq.core import protocol
+from skyq.core import protocol, replies
 from skyq.core.errors import ProtocolError, Unreachable
+from skyq.core.logtext import plain
 from skyq.core.model import Node
 from skyq.core.protocol import Message
 from skyq.transport.base import Channel
@@ -23,6 +24,8 @@ SILENCE = 20.0  # seconds without a word from the agent, after which the connect
 
 Key = Tuple[str, int, str]
 """job uuid, attempt, step"""
+Unwanted = Callable[[str, List[Key]], List[Key]]
+"""(node, what it still has something of) → what of that shall end before it gets work"""
 
 
 class Link:
@@ -38,14 +41,15 @@ class Link:
         """The same, monotonic, as far back as this process knows."""
         self.losses = 0
         """Connections lost since somebody set this back to 0."""
-        self.unwanted: Callable[[List[Key]], List[Key]] = lambda _: []
-        """Of what the node still has something of: what shall end before the node gets work."""
+        self.ungrouped: Optional[str] = None
+        """Why the node has no cgroup for a job; "": it has one; None: it hasn't said."""
+        self.unwanted: Unwanted = lambda name, keys: []
         self._trouble = CONNECTING
         self._strays: Set[Key] = set()
         self._claim = claim
         self._connect = connect
         self._channel: Optional[Channel] = None
-        self._decoder = protocol.Decoder()
+        self._decoder = protocol.Decoder(replies.REPLY_LIMIT)
         self._outbox = bytearray()
         self._delay = RETRY_FIRST
         self._due = 0.0
@@ -97,7 +101,7 @@ class Link:
         except (OSError, Unreachable) as error:
             self._is_down(str(error), now)
             return
-        self._decoder = protocol.Decoder()
+        self._decoder = protocol.Decoder(replies.REPLY_LIMIT)
         self._outbox = bytearray(protocol.greeting())
         self._heard_at = now
         self._ping_at = now + PING_EVERY
@@ -117,7 +121,7 @@ class Link:
         if self.down_at is None:
             self.down_at = now
         self.since = self.since or time.strftime("%Y-%m-%d %H:%M:%S")
-        self._trouble = "%s%s: %s" % (UNREACHABLE, self.since, why.split("\n")[0])
+        self._trouble = "%s%s: %s" % (UNREACHABLE, self.since, _line(why))
 
     def close(self, release: bool) -> None:
         """A proper end: the agent reads all that was said, then leaves."""
@@ -149,7 +153,7 @@ class Link:
         assert self._channel
         try:
             data = self._channel.read()
-            messages = list(self._decoder.feed(data))
+            messages = replies.of_node(list(self._decoder.feed(data)))
         except BlockingIOError:
             return []  # it is being connected to
         except (OSError, ProtocolError, Unreachable) as error:
@@ -164,27 +168,34 @@ class Link:
     def _about_connection(self, message: Message) -> bool:
         what = message.get("is")
         if what == "hello":
-            self._end_strays(message.get("alive"))
+            self.ungrouped = plain(message.get("ungrouped", "its skyq is older")[:200])
+            self._end_strays(message.get("alive", []))
             self.say({"do": "claim", **self._claim})
         elif what == "claimed":
             self._trouble, self.since, self.down_at = "", "", None
             self._delay = RETRY_FIRST
         elif what == "refused":
-            self._trouble = "not this queue's: " + str(message.get("why")).split("\n")[0]
+            self._trouble = "not this queue's: " + _line(message.get("why", ""))
         elif what == "gone" and self._strays:
-            self._strays.discard(_key(message))
+            self._strays.discard(key_of(message))
             return False
         else:
             return what == "pong"
         return True
 
-    def _end_strays(self, alive: object) -> None:
+    def _end_strays(self, alive: List[List[Any]]) -> None:
         """What the node has of jobs that ended without it, or that nobody knows, holds its devices."""
-        keys = [(str(k[0]), int(k[1]), str(k[2])) for k in alive] if isinstance(alive, list) else []
-        self._strays = set(self.unwanted(keys))
+        keys = [(job, attempt, step) for job, attempt, step in alive]
+        self._strays = set(self.unwanted(self.node.name, keys))
         for job, attempt, step in sorted(self._strays):
             self.say({"do": "stop", "job": job, "attempt": attempt, "step": step})
 
 
-def _key(message: Message) -> Key:
-    return str(message.get("job")), int(message.get("attempt", 0)), str(message.get("step"))
+def _line(text: str) -> str:
+    """The first line of what a node said, fit to be shown."""
+    return plain(text.split("\n")[0][:500])
+
+
+def key_of(message: Message) -> Key:
+    """Of the step that a node tells about."""
+    return message["job"], message["attempt"], message["step"]

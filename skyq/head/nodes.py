@@ -26,8 +26,10 @@ def drain(head: Head, names: Sequence[str], by: str, why: str) -> None:
 
 
 def resume(head: Head, names: Sequence[str]) -> None:
-    """Jobs may start on these again."""
+    """Jobs may start on these again, and get devices whose processes can't be killed."""
     with head.store.transaction():
+        for name in names:
+            head.store.end_quarantine(name)
         _set_abandoned(head.store, set(abandoned(head.store)) - set(names))
     _mark(head, dict.fromkeys(names, ""))
 

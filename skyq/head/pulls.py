@@ -58,22 +58,21 @@ class Pulls:
             _complete_index(source, pull.size)
         return {"from": pull.size, "sizes": not source.remote}
 
-    def hear(self, message: Message) -> bool:
-        """Keep what came; whether it was about a log at all."""
-        what = message.get("is")
+    def hear(self, node: str, message: Message) -> bool:
+        """Keep what came of a log of that node's; whether it was about a log at all."""
+        what = message["is"]
         if what not in ("log", "grew", "log-end"):
             return False
-        name = (str(message.get("job")), message.get("attempt"), str(message.get("step")))
-        pull = self._pulls.get(name)  # type: ignore[arg-type]
-        if pull is None:
+        pull = self._pulls.get((message["job"], message["attempt"], message["step"]))
+        if pull is None or pull.source.node != node:
             return True
         if what == "log-end":
-            pull.ended = pull.size >= int(message["size"])
-        elif what == "grew":
-            _index(pull.source, pull.size, int(message["size"]) - pull.size)
-            pull.size = int(message["size"])
-        else:
-            self._keep(pull, int(message["offset"]), message["data"])
+            pull.ended = pull.size >= message["size"]
+        elif pull.source.remote and what == "log":
+            self._keep(pull, message["offset"], message["data"])
+        elif not pull.source.remote and what == "grew":
+            _index(pull.source, pull.size, message["size"] - pull.size)
+            pull.size = message["size"]
         return True
 
     def _keep(self, pull: _Pull, offset: int, data: bytes) -> None:

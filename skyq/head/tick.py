@@ -11,12 +11,12 @@ from typing import Any, Dict, List, Optional, Set, Tuple
 
 from skyq.core import schedule, states
 from skyq.core.lifecycle import FAILURE, Verdict
-from skyq.core.model import Job, Node, Snapshot, Waiting
-from skyq.head import overtaking
+from skyq.core.model import Job, Node, Quarantine, Snapshot, Waiting
+from skyq.head import overtaking, waits
 from skyq.head.board import Board
 from skyq.head.links import CONNECTING
 from skyq.head.pulls import Pulls
-from skyq.store.store import OwedLog, Store
+from skyq.store.store import PAUSED, OwedLog, Store
 
 
 class Acts:
@@ -30,6 +30,8 @@ class Acts:
         self.over: List[int] = []
         self.owed: List[Tuple[Job, str]] = []
         """Steps of attempts that are over now, whose logs are still to be asked for."""
+        self.quarantined = False
+        """Whether devices went into quarantine."""
         self.ended: List[str] = []
         """Uuids of the jobs that are final now."""
         self.again: List[str] = []
@@ -56,6 +58,9 @@ def _settle(store: Store, board: Board, acts: Acts, pulls: Pulls) -> None:
     """Let every job that something happened to take its next step."""
     for job in board.busy():
         verdict = board.verdict(job)
+        if verdict.state in (states.PENDING, *states.FINAL):
+            verdict = _lock_up(store, board, job, verdict)
+            acts.quarantined |= bool(board.stuck(job))
         if verdict.state == states.RUNNING:
             _move(store, board, job, states.RUNNING, started_at=time.time(), reason="")
         elif verdict.state == states.PENDING:
@@ -74,6 +79,21 @@ def _settle(store: Store, board: Board, acts: Acts, pulls: Pulls) -> None:
         if verdict.over and job.id not in board.over:
             acts.over.append(job.id)
     board.dirty.clear()
+
+
+def _lock_up(store: Store, board: Board, job: Job, verdict: Verdict) -> Verdict:
+    """A job ends although processes of it live on, which can't be killed: nobody gets their devices."""
+    reason = verdict.reason
+    for step, who in board.stuck(job).items():
+        node = board.node_of(job, step)
+        devices = [device for g in job.grants if step == "run-%d" % g.rank for device, _ in g.devices]
+        for device in devices:
+            store.quarantine(node, Quarantine(device, job.id, job.attempt, step, time.time(), who))
+        reason += "; %s on %s can't be killed" % (who, node)
+        if devices:
+            reason += ", so device%s %s" % ("s"[: len(devices) - 1], ", ".join(map(str, devices)))
+            reason += " is in quarantine" if len(devices) == 1 else " are in quarantine"
+    return verdict._replace(reason=reason)
 
 
 def _put_back(store: Store, board: Board, job: Job, **changes: Any) -> None:
@@ -131,10 +151,12 @@ def _finish(store: Store, board: Board, job: Job, verdict: Verdict) -> None:
 
 def _plan(store: Store, board: Board, nodes: Tuple[Node, ...], away: Set[str], acts: Acts) -> None:
     """Start what fits now."""
-    if not board.waiting:
+    waiting = _free_to_start(store, board, acts) if board.waiting else ()
+    if not waiting:
         overtaking.keep(store, None)
         return
-    waiting = tuple(board.waiting.values())
+    quarantined = store.quarantined()
+    nodes = tuple(node._replace(quarantined=quarantined.get(node.name, ())) for node in nodes)
     if away:
         # No rank runs twice at once: what a lost node may still run of a job comes to an end first.
         waiting = tuple(job for job in waiting if not away.intersection(board.jobs[job.id].awaits))
@@ -164,6 +186,21 @@ def _plan(store: Store, board: Board, nodes: Tuple[Node, ...], away: Set[str], a
         board.may_return.add(job.id)
         acts.start += [(job.id, step) for step in board.verdict(board.jobs[job.id]).start]
     board.dirty.clear()
+
+
+def _free_to_start(store: Store, board: Board, acts: Acts) -> Tuple[Waiting, ...]:
+    """The waiting jobs that nobody holds, and that wait for no other job. Who does in vain is cancelled."""
+    while True:
+        jobs = [board.jobs[job_id] for job_id in board.waiting]
+        stand = waits.standings(store, jobs)
+        in_vain = [job for job in jobs if job.id in stand and stand[job.id].never]
+        for job in in_vain:
+            _move(store, board, job, states.CANCELLED, ended_at=time.time(), reason=stand[job.id].never)
+            acts.ended.append(job.uuid)
+        if not in_vain:
+            break  # others may have waited for those
+    free = (job.id for job in jobs if not job.held and (job.id not in stand or stand[job.id].met))
+    return () if store.get(PAUSED) else tuple(board.waiting[job_id] for job_id in free)
 
 
 def _note_overtaken(store: Store, board: Board, first: Waiting, seconds: Optional[float]) -> None:

@@ -44,6 +44,11 @@ def knock(where: ClusterDir) -> bool:
         return False
 
 
+def ready() -> None:
+    """See to it that a dispatcher could be started. Raises SkyqError where its libraries can't be had."""
+    program.argv()
+
+
 def wake(where: ClusterDir, cluster: str) -> None:
     """See to it that a dispatcher reads the store after now."""
     if not knock(where):
@@ -80,10 +85,17 @@ def _see_it_off(where: ClusterDir, out: int) -> None:
 
 
 def _become(where: ClusterDir, argv: list[str], into: int) -> None:
+    from skyq.transport import cgroup, mark
+
+    cgroup.leave()  # of the job that this is in, if it is in one
+    mark.shed()
     environment, inside = _environment(), argv
     if os.environ.get("XDG_SESSION_ID"):
         from skyq.transport import logout
 
+        if into >= 0 and not logout.kills():
+            os.close(into)  # nobody need wait until it is outside, if it goes there at all
+            into = -1
         argv = logout.escape(argv, environment)
     if into >= 0 and argv is not inside:
         os.write(into, OUTSIDE)

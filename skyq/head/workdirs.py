@@ -124,7 +124,7 @@ class Copy:
             if stat.S_ISREG(item.mode):
                 self.files[_join(below, item.path) if below else item.path] = [item.size, item.mtime_ns]
         for into, item in reversed(folders):
-            os.chmod(into, stat.S_IMODE(item.mode) | stat.S_IRWXU)
+            os.chmod(into, stat.S_IMODE(item.mode) & 0o777 | stat.S_IRWXU)
             os.utime(into, ns=(item.mtime_ns, item.mtime_ns))
 
     def parcel(self, base: str) -> Parcel:

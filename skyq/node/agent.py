@@ -21,11 +21,13 @@ from skyq.core.protocol import Message
 from skyq.node import claim, containers, proc, shim
 from skyq.node.baseenv import base_env, bash
 from skyq.node.copies import Copies
-from skyq.node.records import End, Key, Record, Started, fence, left_over, look, refusal
+from skyq.node.records import End, Key, Record, Started, fence, left_over, look, refusal, stuck
 from skyq.node.tails import LOOK, Tail, Tails
+from skyq.transport import cgroup
 
 LATE = 15.0  # seconds without a word from the head, after which a start request is too old to obey
 POLL = 0.05  # seconds between looks at what can't be waited for
+LOOKS = 10  # times that nothing of a step is found before nothing is left: who forks on may slip through one
 BURIALS = 3  # times that the containers of a step are looked for whose shim was killed
 ABANDONED = 60.0  # seconds without a word from the head, after which its connection is dead: it has another
 
@@ -46,9 +48,15 @@ class _Step:
         self.why = ""
         """Why its shim started nothing, if it said so."""
         self.burials = 0
+        self.looks = 0
+        """How often in a row nothing of it was found after its shim was killed."""
         self.word = -1
         """A pipe on which its shim says that it is ready, or why nothing starts."""
         self.fds: List[int] = []
+        self.killing_since: Optional[float] = None
+        """When this agent began to kill what a killed shim left; boot time."""
+        self.told_stuck = False
+        """Whether the head knows that some of it can't be killed; nothing else is awaited of the step."""
         self.exited = False
         self.going = False
         self.stop_asked = False
@@ -63,6 +71,10 @@ class Agent:
         self.runs = runs
         self.shared = shared
         self.boot = proc.boot()
+        self.groups = cgroup.base()
+        """Where each step gets a cgroup; "": nowhere."""
+        self.no_groups = cgroup.why_not(self.groups)
+        """Why not, if so."""
         self.base = base_env()
         self.bash = bash() or "/bin/bash"
         self.steps: Dict[Key, _Step] = {}
@@ -97,6 +109,7 @@ class Agent:
         except OSError:
             pass  # a full disk, most likely: jobs then find docker itself
         proc.become_subreaper()
+        cgroup.sweep(self.groups)
         children = _child_ends()
         os.set_blocking(1, False)
         self.outbox += protocol.greeting()
@@ -105,6 +118,7 @@ class Agent:
                 "is": "hello",
                 "boot": self.boot,
                 "alive": [list(key) for key in left_over(self.runs)],
+                "ungrouped": self.no_groups,
                 "ssh": os.environ.get("SSH_CONNECTION", ""),
             }
         )
@@ -179,6 +193,7 @@ class Agent:
         key = _key(message)
         run = RunDir.of(self.runs, *key)
         step = self.steps.setdefault(key, _Step(key, run))
+        step.told_stuck = False
         step.tail = message["spec"].get("tail")
         try:
             try:
@@ -223,7 +238,7 @@ class Agent:
         """End the step; if it never started, see to it that it never will."""
         key = _key(message)
         step = self.steps.setdefault(key, _Step(key, RunDir.of(self.runs, *key)))
-        step.stop_asked = True
+        step.stop_asked, step.told_stuck = True, False
         try:
             os.makedirs(step.run.root, 0o700, exist_ok=True)
         except OSError:
@@ -248,11 +263,19 @@ class Agent:
             self.say({"is": "claimed"})
 
     def release(self, message: Message) -> None:
-        """Give this machine back."""
-        claim.release(self.shared, message["id"])
+        """Give this machine back. Not while some job's processes can't be killed: it isn't free for others,
+        but for this queue.
+        """
+        if not any(step.told_stuck for step in self.steps.values()):
+            claim.release(self.shared, message["id"])
 
     def ping(self, message: Message) -> None:
-        """Tell that this end lives."""
+        """Tell that this end lives; and see to what nobody tells of."""
+        for step in list(self.steps.values()):
+            if step.told_stuck and not step.fds and not step.child:
+                self.look_at(step)
+            else:
+                self.tell_stuck(step)
         if self.shims >= 0:
             claim.keep(self.shared)
         self.say({"is": "pong"})
@@ -293,7 +316,9 @@ class Agent:
         wrappers = Wrappers.beside(self.runs).root
         if spec.get("copy"):
             spec = {**spec, "cwd": os.path.realpath(self.copies.path(spec["copy"]))}
-        return {**spec, "env": env, "base": self.base, "shell": self.bash, "wrappers": wrappers}
+        groups = "" if self.no_groups else self.groups
+        own = {"env": env, "base": self.base, "shell": self.bash, "wrappers": wrappers, "groups": groups}
+        return {**spec, **own}
 
     def look_at(self, step: _Step) -> None:
         """Report what the run directory says now; wait for what it doesn't say yet."""
@@ -348,6 +373,7 @@ class Agent:
         if step.started.linger and not step.exited and os.path.exists(step.run.exit):
             step.exited = True
             self.say({**_name(step.key), "is": "exited", **End.read(step.run)._asdict()})
+        self.tell_stuck(step)
         expected = (not step.child) + (step.started.linger and not step.exited)
         if len(step.fds) >= expected:
             self.waiting.pop(step.key, None)  # a descriptor will tell
@@ -394,8 +420,10 @@ class Agent:
         if started is not None and started.boot == self.boot:
             # Orphans have a new parent only once the shim is dead; its lock is free a moment earlier.
             dying = proc.lives(*started.shim)
-            if dying or proc.signal_all(self.leftovers(step, started), signal.SIGKILL):
-                self.waiting[step.key] = step
+            left = [] if dying else self.kill_leftovers(step, started)
+            step.looks = 0 if dying or left or cgroup.lives(started.group) else step.looks + 1
+            if step.looks < (1 if started.group else LOOKS):
+                self.wait_for(step, left, end)
                 return
         elif end.code == protocol.UNKNOWN:
             why = "node rebooted" if started else "exit status unknown: its record is damaged"
@@ -419,16 +447,47 @@ class Agent:
                 os._exit(0)
         return True
 
-    def leftovers(self, step: _Step, started: Started) -> List[proc.Stat]:
-        """What a dead shim left: orphans come to this agent, or are known by what they carry."""
+    def wait_for(self, step: _Step, left: List[proc.Stat], end: End) -> None:
+        """Until what was killed just now is dead. Who doesn't die is told of."""
+        step.killing_since = step.killing_since or _now()
+        if _now() > step.killing_since + shim.STUCK and not step.told_stuck:
+            shim.note_stuck(step.run, [entry for entry in left if entry.lives])
+        self.tell_stuck(step, end)
+        if step.told_stuck:
+            self.waiting.pop(step.key, None)  # each ping looks
+        else:
+            self.waiting[step.key] = step
+
+    def tell_stuck(self, step: _Step, end: Optional[End] = None) -> None:
+        """If some processes of a step can't be killed: nothing else of it lives. `end`: of the script."""
+        if step.told_stuck or not os.path.exists(step.run.stuck):
+            return
+        found = stuck(step.run)
+        if found:
+            if end is None:
+                ended = os.path.exists(step.run.exit)
+                end = End.read(step.run) if ended else End(protocol.UNKNOWN, True, "it can't be killed")
+            self.say({**_name(step.key), "is": "gone", **end._asdict(), "stuck": found})
+            step.told_stuck = True
+
+    def kill_leftovers(self, step: _Step, started: Started) -> List[proc.Stat]:
+        """Kill what a dead shim left: a group of the kernel's, orphans that come to this agent, and what is
+        known by what it carries. Returns what that was: none of it may live any more.
+        """
+        grouped = cgroup.pids(started.group) if cgroup.kill(started.group) else []
         shims = {other.child for other in self.steps.values() if other.child}
-        children = [s.pid for s in proc.all_stats() if s.parent == os.getpid()]
+        everybody = proc.all_stats()
+        children = [s.pid for s in everybody if s.parent == os.getpid()]
         orphans = [pid for pid in children if pid not in shims and not proc.is_skyq(pid)]
-        cookie = b"SKYQ_STEP_ID=" + os.path.basename(step.run.root).encode()
-        found = proc.strays(cookie, started.log, *started.main)
-        below = proc.descendants([*orphans, *(s.pid for s in found)])
         adopted = [s for s in map(proc.stat, orphans) if s is not None]  # zombies too: see shim._children
-        return [*found, *adopted, *below]
+        left = {entry.pid: entry for entry in [*adopted, *map(proc.stat, grouped)] if entry is not None}
+        proc.signal_all(adopted, signal.SIGKILL)
+        for entry in proc.strays(os.path.basename(step.run.root), started.log, *started.main):
+            proc.signal_all([entry], signal.SIGKILL)
+            left[entry.pid] = entry
+        below = proc.descendants(left, among=everybody)
+        proc.signal_all(below, signal.SIGKILL)
+        return [*left.values(), *below]
 
     def gone(self, step: _Step, end: End, unstarted: bool = False) -> None:
         """No process of the step lives: the last word about it."""
@@ -439,6 +498,8 @@ class Agent:
         # A quick script may be over before anybody saw it run: its pid stands in front of its log too.
         started = step.started or Started.read(step.run)
         pid = {"pid": started.main[0]} if started else {}
+        if not self.no_groups or (started and started.group):
+            cgroup.remove((started and started.group) or os.path.join(self.groups, shim.group_name(step.run)))
         if step.tail:
             self.send_log(step, step.tail)
         self.tails.over(step.key)

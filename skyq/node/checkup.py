@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import pwd
-import subprocess
 from typing import Dict, List, NamedTuple, Optional, Sequence
 
 from skyq.core.finding import Finding
 from skyq.core.paths import RunDir
 from skyq.node import probe, proc
 from skyq.node.records import Started
-from skyq.transport import logout
+from skyq.transport import cgroup, logout
 
 NVIDIA = ["--query-compute-apps=gpu_uuid,pid,used_memory,process_name", "--format=csv,noheader,nounits"]
 SHOWN = 10  # processes
-SCOPE_PATIENCE = 3.0  # seconds for systemd to make a scope
-_CLONE_NEWUSER, _CLONE_NEWPID = 0x10000000, 0x20000000
 
 
 class User(NamedTuple):
@@ -66,7 +62,7 @@ def parse(text: str) -> List[User]:
     found = []
     for line in text.splitlines():
         fields = [field.strip() for field in line.split(",", 3)]
-        if len(fields) == 4 and fields[1].isdigit():
+        if len(fields) == 4 and fields[1].isdecimal() and len(fields[1]) < 11:
             found.append(User(fields[0], int(fields[1]), fields[2], fields[3]))
     return found
 
@@ -100,78 +96,24 @@ def _account(pid: int) -> str:
         return "uid %d" % uid
 
 
-# Containment: how the processes of a job are kept together, and what this machine offers beyond it.
+# Containment: how the processes of a job are kept together.
 
 
 def containment() -> Finding:
-    """What every job has here, and what would hold it tighter."""
-    offers = {
-        "cgroup v2": _cgroup(),
-        "systemd user scopes": _scope(),
-        "user and pid namespaces": _namespaces(),
-    }
-    there = [name for name, why_not in offers.items() if not why_not]
-    lacking = ["%s (%s)" % (name, why_not) for name, why_not in offers.items() if why_not]
-    text = "each job below a subreaper, its processes marked in their environment"
-    if there:
-        text += "\nthis machine offers too, unused so far: " + ", ".join(there)
-    if lacking:
-        text += "\nnot here: " + ", ".join(lacking)
+    """Which rung each job of this machine has, and what it means."""
+    why_not = cgroup.why_not(cgroup.base())
+    text = contained_by("" if why_not and logout.delegates() else why_not)
     todo = logout.todo()
     if todo:
         return Finding("containment", False, "%s\nbut %s" % (text, logout.KILLS), todo)
-    return Finding("containment", True, text)
+    return Finding("containment", True, text, logout.to_delegate() if why_not else "")
 
 
-def _cgroup() -> str:
-    """Why no group of ours can be made; "" if one can."""
-    group = next((line[3:].strip() for line in _lines("/proc/self/cgroup") if line.startswith("0::")), None)
-    mounts = [line.split() for line in _lines("/proc/self/mountinfo")]
-    root = next((fields[4] for fields in mounts if fields[fields.index("-") + 1] == "cgroup2"), None)
-    if group is None or root is None:
-        return "not mounted"
-    path = os.path.join(root + group.rstrip("/"), "skyq-doctor-%d" % os.getpid())
-    try:
-        os.mkdir(path)
-    except OSError as error:
-        return "not delegated to this account" if error.errno in (1, 13, 30) else str(error.strerror)
-    try:
-        return "" if os.path.exists(os.path.join(path, "cgroup.kill")) else "too old to kill a group"
-    finally:
-        os.rmdir(path)
-
-
-def _scope() -> str:
-    """Why systemd makes no scope of ours; "" if it does."""
-    bus = os.path.join(os.environ.get("XDG_RUNTIME_DIR") or "/run/user/%d" % os.getuid(), "bus")
-    if not os.path.exists(bus):
-        return "no session of systemd's"
-    env = {**os.environ, "XDG_RUNTIME_DIR": os.path.dirname(bus)}
-    words = ["systemd-run", "--user", "--scope", "--quiet", "true"]
-    try:
-        done = subprocess.run(
-            words, stdin=subprocess.DEVNULL, capture_output=True, env=env, timeout=SCOPE_PATIENCE, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return "systemd-run doesn't work"
-    if done.returncode:
-        return "systemd-run failed"
-    lingers = os.path.exists("/var/lib/systemd/linger/" + pwd.getpwuid(os.getuid()).pw_name)
-    return "" if lingers else "they end at logout: loginctl enable-linger"
-
-
-def _namespaces() -> str:
-    """Why this account can't have namespaces of its own; "" if it can."""
-    child = os.fork()
-    if child == 0:
-        os._exit(1 if ctypes.CDLL(None).unshare(_CLONE_NEWUSER | _CLONE_NEWPID) else 0)
-    _, status = os.waitpid(child, 0)
-    return "forbidden here" if status else ""
-
-
-def _lines(path: str) -> List[str]:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.readlines()
-    except OSError:
-        return []
+def contained_by(why_not: str) -> str:
+    """The rung in one line. `why_not`: why there is no cgroup for a job; "": there is."""
+    if not why_not:
+        return "cgroup v2: the kernel ends a job as a whole, whatever its processes do"
+    return (
+        "subreaper and marks: what forks or hides ends with its job, but for what takes off its mark "
+        "and whose shim and node agent are both killed (no cgroup v2: %s)" % why_not
+    )

@@ -16,6 +16,7 @@ from typing import Any, Dict, Optional
 
 from skyq.core.errors import HostClaimed
 from skyq.core.paths import ClaimDir
+from skyq.transport.aside import aside, sweep
 
 # Other accounts may put anything there: a link, or a pipe that would let us wait for a writer.
 _CAREFUL = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -62,6 +63,7 @@ def refusal(where: ClaimDir, cluster_id: str, state_dir: str) -> Optional[str]:
 def take(where: ClaimDir, claim: Claim) -> None:
     """Claim this machine, or keep the claim. Raises HostClaimed with the owner's name."""
     os.makedirs(where.root, exist_ok=True)
+    sweep(where.claim)
     why = refusal(where, claim["id"], claim["state_dir"])
     if why:
         raise HostClaimed(why)
@@ -123,30 +125,30 @@ def _open_shims(where: ClaimDir) -> int:
 
 def _rename(where: ClaimDir, claim: Claim) -> None:
     """Its own claim says what the machine is called from now on."""
-    aside = "%s.%s" % (where.claim, os.urandom(4).hex())
-    fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _CAREFUL, 0o644)
+    new = aside(where.claim)
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _CAREFUL, 0o644)
     with open(fd, "w", encoding="utf-8") as file:
         os.fchmod(fd, 0o644)
         json.dump({name: value for name, value in claim.items() if name != "uid"}, file)
-    os.rename(aside, where.claim)
+    os.rename(new, where.claim)
 
 
 def _create(where: ClaimDir, claim: Claim) -> None:
     """Whole or not at all, and never over another's: written aside, then linked to its name."""
-    aside = "%s.%s" % (where.claim, os.urandom(4).hex())
-    fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _CAREFUL, 0o644)
+    new = aside(where.claim)
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _CAREFUL, 0o644)
     try:
         os.fchmod(fd, 0o644)
         os.write(fd, json.dumps({**claim, "since": time.time()}).encode())
         os.fsync(fd)
-        os.link(aside, where.claim)
+        os.link(new, where.claim)
     except FileExistsError:
         raise HostClaimed(
             refusal(where, claim["id"], claim["state_dir"]) or "This machine was claimed a moment ago."
         ) from None
     finally:
         os.close(fd)
-        os.unlink(aside)
+        os.unlink(new)
 
 
 def _account(uid: int) -> str:

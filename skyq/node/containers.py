@@ -18,6 +18,7 @@ from typing import Dict, List, Optional, Set, Tuple
 
 from skyq.core.paths import RunDir, Wrappers
 from skyq.node.wrapper import LABEL, MARK, is_podman
+from skyq.transport.aside import sweep, write_whole
 
 PROGRAMS = ("docker", "podman")
 LIMIT = 10.0  # seconds that one command of an engine may take
@@ -43,13 +44,11 @@ def install(runs: str) -> str:
     launcher = (LAUNCHER % (MARK, *words)).encode()
     wanted = {where.program: program, **{where.launcher(name): launcher for name in PROGRAMS}}
     for path, content in wanted.items():
-        if _content(path) != content:
+        if _content(path) == content:
+            sweep(path)
+        else:
             os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
-            aside = "%s.%d" % (path, os.getpid())
-            with open(aside, "wb") as file:
-                file.write(content)
-            os.chmod(aside, 0o700)
-            os.rename(aside, path)
+            write_whole(path, content, 0o700)
     return where.root
 
 

@@ -48,7 +48,7 @@ class Copies:
         """One message of a parcel. What can't be done is answered with why."""
         try:
             self.do[str(message["do"])](message)
-        except (OSError, ProtocolError, KeyError, TypeError, ValueError) as error:
+        except (OSError, ProtocolError, KeyError, TypeError, ValueError, ArithmeticError) as error:
             self._drop()
             self.answer({"is": "not-kept", "why": _in_words(error, self.folder)})
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
-from typing import List, Optional, Tuple
+from typing import Dict, List, Optional, Tuple
 
 from skyq.core import accelerators
 from skyq.core.errors import SkyqError
@@ -12,6 +13,9 @@ from skyq.core.model import Device
 
 PATIENCE = 60.0  # seconds; nvidia-smi takes several on large machines without persistence mode
 NVIDIA = ["--query-gpu=index,uuid,name", "--format=csv,noheader"]
+_INDEX = re.compile("[0-9]{1,4}")
+_UUID = re.compile("[A-Za-z0-9./-]{1,100}")
+"""It goes into variables and command lines of container engines."""
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/nvidia/bin:/opt/bin"
 
 
@@ -51,13 +55,15 @@ def ask(program: str, options: List[str]) -> str:
 
 
 def parse_nvidia(text: str) -> Tuple[Device, ...]:
-    """From the lines `index, uuid, name` of nvidia-smi's CSV."""
-    found: List[Device] = []
+    """From the lines `index, uuid, name` of nvidia-smi's CSV; what is no such line is passed over."""
+    found: Dict[int, Device] = {}
     for line in text.splitlines():
         fields = [field.strip() for field in line.split(",", 2)]
-        if len(fields) == 3 and fields[0].isdigit():
-            found.append(Device(int(fields[0]), accelerators.canonical(fields[2]), fields[1]))
-    return tuple(sorted(found, key=lambda device: device.index))
+        if len(fields) == 3 and _INDEX.fullmatch(fields[0]):
+            uuid = fields[1] if _UUID.fullmatch(fields[1]) else ""
+            name = accelerators.canonical(fields[2][:200])
+            found.setdefault(int(fields[0]), Device(int(fields[0]), name, uuid))
+    return tuple(found[index] for index in sorted(found))
 
 
 def _runs(path: str) -> bool:

@@ -10,12 +10,15 @@ import ctypes
 import errno
 import os
 import signal
-from typing import Container, Dict, Iterable, List, NamedTuple, Optional, Tuple
+from typing import Container, Dict, Iterable, Iterator, List, NamedTuple, Optional
+
+from skyq.transport import mark
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _PIDFD_OPEN = 434  # the same number on every architecture
 _PIDFD_SEND_SIGNAL = 424
 _PR_SET_CHILD_SUBREAPER = 36
+_DEAD = "ZX"
 
 
 class Stat(NamedTuple):
@@ -28,6 +31,12 @@ class Stat(NamedTuple):
     session: int
     start: int
     """Clock ticks since boot."""
+    threads: int = 1
+
+    @property
+    def lives(self) -> bool:
+        """Zombies don't, but for those of which only the first thread has ended."""
+        return self.state not in _DEAD or (self.state == "Z" and self.threads > 1)
 
 
 def stat(pid: int) -> Optional[Stat]:
@@ -39,7 +48,17 @@ def stat(pid: int) -> Optional[Stat]:
         return None
     # The name in parentheses may hold anything, parentheses and spaces too: what follows the last one counts.
     fields = text[text.rindex(b")") + 2 :].split()
-    return Stat(pid, fields[0].decode(), int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]))
+    numbers = [int(fields[at]) for at in (1, 2, 3, 19, 17)]
+    return Stat(pid, fields[0].decode(), *numbers)
+
+
+def name(pid: int) -> str:
+    """What its program is called, as it says itself; printable. "?" if it is gone."""
+    try:
+        with open("/proc/%d/comm" % pid, encoding="utf-8", errors="replace") as file:
+            return "".join(char if char.isprintable() else "?" for char in file.read().strip("\n"))
+    except OSError:
+        return "?"
 
 
 def boot() -> str:
@@ -54,7 +73,7 @@ def boot() -> str:
 def lives(pid: int, start: int) -> bool:
     """Whether that very process does; zombies don't."""
     found = stat(pid)
-    return found is not None and found.start == start and found.state not in "ZX"
+    return found is not None and found.start == start and found.lives
 
 
 def become_subreaper() -> None:
@@ -107,14 +126,37 @@ def _kill_by_pid(pid: int, start: int, number: int) -> bool:
 
 def all_stats() -> List[Stat]:
     """Every process that /proc shows."""
-    found = (stat(int(name)) for name in os.listdir("/proc") if name.isdigit())
-    return [entry for entry in found if entry is not None]
+    return list(_stats())
 
 
-def descendants(roots: Iterable[int], but: Container[int] = ()) -> List[Stat]:
-    """The living processes below (not among) the given pids, parents before children; without those `but`."""
+def _stats() -> Iterator[Stat]:
+    """The newest first: who forks and ends, again and again, is met before it has done so."""
+    pids = map(int, filter(str.isdigit, os.listdir("/proc")))
+    last = _last_pid()
+    for pid in sorted(pids, key=lambda pid: (pid <= last, pid), reverse=True):  # above it: before the wrap
+        found = stat(pid)
+        if found is not None:
+            yield found
+
+
+def _last_pid() -> int:
+    """The one that was given away last; they begin anew at the top."""
+    try:
+        with open("/proc/loadavg") as file:
+            return int(file.read().split()[4])
+    except (OSError, ValueError, IndexError):
+        return 1 << 30
+
+
+def descendants(
+    roots: Iterable[int], but: Container[int] = (), among: Optional[List[Stat]] = None
+) -> List[Stat]:
+    """The living processes below (not among) the given pids, parents before children; without those `but`.
+
+    `among`: everybody, as it was before some of them were killed.
+    """
     children: Dict[int, List[Stat]] = {}
-    for entry in all_stats():
+    for entry in all_stats() if among is None else among:
         children.setdefault(entry.parent, []).append(entry)
     found: List[Stat] = []
     todo = list(roots)
@@ -122,7 +164,7 @@ def descendants(roots: Iterable[int], but: Container[int] = ()) -> List[Stat]:
         below = [entry for entry in children.pop(todo.pop(0), []) if entry.pid not in but]
         found += below
         todo += [entry.pid for entry in below]
-    return [entry for entry in found if entry.state not in "ZX"]
+    return [entry for entry in found if entry.lives]
 
 
 def is_skyq(pid: int) -> bool:
@@ -154,29 +196,28 @@ def signal_all(targets: Iterable[Stat], number: int) -> int:
     return sent
 
 
-def strays(cookie: bytes, out: str, session: int, since: int) -> List[Stat]:
-    """What a step left when its shim was killed: known by its environment, its log or its session.
+def strays(step: str, out: str, session: int, since: int) -> Iterator[Stat]:
+    """What a step left when its shim was killed: known by its mark, its environment, its log or its session.
 
-    `cookie` is NAME=value as it stands in the environment, `session` the pid of its script, `since`
-    that script's start in clock ticks: nothing older can be of the step.
+    `step` is its value of SKYQ_STEP_ID, `session` the pid of its script, `since` that script's start in clock
+    ticks: nothing older can be of the step. Each is told of when it is met, so that it can be killed at once.
     """
-    try:
-        log = os.stat(out)
-        log_id: Optional[Tuple[int, int]] = (log.st_dev, log.st_ino)
-    except OSError:
-        log_id = None
+    cookie = b"SKYQ_STEP_ID=" + step.encode()
+    log = os.path.realpath(out)
     leader = stat(session)
     if leader is not None and leader.start != since:
         session = -1  # its pid was given to another process, which may have made a session of its own
     own = os.getpid()
-    return [
-        entry
-        for entry in all_stats()
-        if entry.pid != own
-        and entry.start >= since
-        and entry.state not in "ZX"
-        and (entry.session == session or _has_cookie(entry.pid, cookie) or _writes(entry.pid, log_id))
-    ]
+    for entry in _stats():
+        if entry.pid == own or entry.start < since or not entry.lives:
+            continue
+        if (
+            entry.session == session
+            or mark.bears(entry.pid, step)
+            or _has_cookie(entry.pid, cookie)
+            or _writes(entry.pid, log)
+        ):
+            yield entry
 
 
 def _has_cookie(pid: int, cookie: bytes) -> bool:
@@ -187,14 +228,14 @@ def _has_cookie(pid: int, cookie: bytes) -> bool:
         return False
 
 
-def _writes(pid: int, log_id: Optional[Tuple[int, int]]) -> bool:
-    """Whether it has the log open as the script's output; who only reads it is a person's `tail -f`."""
-    if log_id is None:
-        return False
+def _writes(pid: int, log: str) -> bool:
+    """Whether it has the log open as the script's output; who only reads it is a person's `tail -f`.
+
+    By the names of its files: to ask for one of a file system that hangs would never end.
+    """
     try:
         for name in os.listdir("/proc/%d/fd" % pid):
-            found = os.stat("/proc/%d/fd/%s" % (pid, name))
-            if (found.st_dev, found.st_ino) == log_id and _appends(pid, name):
+            if os.readlink("/proc/%d/fd/%s" % (pid, name)) == log and _appends(pid, name):
                 return True
     except OSError:
         pass

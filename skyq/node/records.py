@@ -9,7 +9,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from skyq.core.paths import RunDir
 from skyq.core.protocol import UNKNOWN
-from skyq.node import shim
+from skyq.node import proc, shim
 from skyq.node.shim import try_lock
 
 
@@ -89,6 +89,8 @@ class Started(NamedTuple):
     main: Tuple[int, int]
     log: str
     linger: bool
+    group: str = ""
+    """The folder of its cgroup; "": it has none."""
 
     @classmethod
     def read(cls, run: RunDir) -> Optional[Started]:
@@ -111,6 +113,7 @@ class Started(NamedTuple):
                 (int(main[0]), int(main[1])),
                 str(found["log"]),
                 bool(found["linger"]),
+                str(found.get("group", "")),
             )
         except (KeyError, TypeError, ValueError, IndexError):
             return None
@@ -133,6 +136,16 @@ class End(NamedTuple):
         return cls(code, bool(found.get("stopped")), str(found.get("why", "")))
 
 
+def stuck(run: RunDir) -> List[Tuple[int, str]]:
+    """(pid, name) of the processes of the step that no KILL ends, and that still live."""
+    try:
+        with open(run.stuck, encoding="utf-8", errors="replace") as file:
+            found = json.load(file)
+        return [(int(pid), str(name)) for pid, start, name in found if proc.lives(int(pid), int(start))]
+    except (OSError, ValueError, TypeError):
+        return []
+
+
 def refusal(run: RunDir) -> str:
     """Why a shim started nothing."""
     try:
@@ -146,7 +159,7 @@ def refusal(run: RunDir) -> str:
 def _read(path: str) -> Dict[str, Any]:
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
-            found = json.loads(file.read(4096))
+            found = json.loads(file.read(16384))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from contextlib import suppress
 from typing import Any, Callable, Dict, List
 
 from skyq.core import keylines
@@ -17,6 +18,7 @@ from skyq.core.paths import Home
 from skyq.node import probe
 from skyq.node.baseenv import bash
 from skyq.transport import logout
+from skyq.transport.aside import aside
 
 TRIES = 5  # at a file that others change meanwhile
 KEPT = 4  # builds that stay, however old
@@ -46,15 +48,15 @@ def facts(devices: bool) -> Dict[str, Any]:
 def home_token(home: Home) -> str:
     """A word that is the same on machines that share the home, and on no others."""
     try:
-        aside = "%s.%s" % (home.token, os.urandom(4).hex())
-        with open(aside, "x") as file:
+        new = aside(home.token)
+        with open(new, "x") as file:
             file.write(os.urandom(16).hex())
         try:
-            os.link(aside, home.token)
+            os.link(new, home.token)
         except FileExistsError:
             pass
         finally:
-            os.unlink(aside)
+            os.unlink(new)
     except OSError:
         pass  # no links there: then it is written once, or not at all
     try:
@@ -134,20 +136,20 @@ def _replaced(path: str, before: bytes, after: bytes) -> bool:
         os.mkdir(os.path.dirname(path), 0o700)
     except FileExistsError:
         pass
-    aside = "%s.%s" % (path, os.urandom(4).hex())
+    new = aside(path)
     try:
-        with open(aside, "xb") as file:
+        with open(new, "xb") as file:
             os.fchmod(file.fileno(), os.stat(path).st_mode & 0o777 if os.path.exists(path) else 0o600)
             file.write(after)
             file.flush()
             os.fsync(file.fileno())
         if _read(path) != before:
             return False
-        os.rename(aside, path)
+        os.rename(new, path)
         return True
     finally:
-        if os.path.exists(aside):
-            os.unlink(aside)
+        if os.path.exists(new):
+            os.unlink(new)
 
 
 def uninstall(home: Home, state: Home) -> None:
@@ -164,17 +166,17 @@ def uninstall(home: Home, state: Home) -> None:
 def tidy(home: Home, in_use: str) -> None:
     """Remove what interrupted contacts left in ~/.skyq/bin, and builds that nobody has had for long."""
     now = time.time()
-    builds = []
+    ages = {}
     for name in names(home.bin):
-        path = os.path.join(home.bin, name)
-        age = now - os.stat(path).st_mtime
-        if name.endswith(".pyz"):
-            builds.append((age, path))
-        elif ".pyz." in name and age > ABANDONED:
-            os.unlink(path)
-    for age, path in sorted(builds)[KEPT:]:
-        if age > UNUSED and path != in_use:
-            os.unlink(path)
+        with suppress(FileNotFoundError):  # another machine with this home may rename or remove it
+            ages[name] = now - os.stat(os.path.join(home.bin, name)).st_mtime
+    gone = [name for name, age in ages.items() if ".pyz." in name and age > ABANDONED]
+    builds = sorted((name for name in ages if name.endswith(".pyz")), key=lambda name: ages[name])
+    gone += [name for name in builds[KEPT:] if ages[name] > UNUSED]
+    for path in (os.path.join(home.bin, name) for name in gone):
+        if path != in_use:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
 
 
 def names(folder: str) -> List[str]:

@@ -22,16 +22,19 @@ from typing import Any, Dict, List, NoReturn, Optional, Tuple
 
 from skyq.core.paths import RunDir
 from skyq.node import containers, proc
+from skyq.transport import cgroup, mark
 
 LEFTOVER_GRACE = 2.0  # seconds between TERM and KILL for what the script left behind
 RECORD_SIZE = 512  # bytes: one disk sector, more than any record has
 CLEANUP = 2.0  # seconds that an engine's processes get between the KILL of their containers and their own
 KILL_AGAIN = 0.05  # seconds between two rounds of KILL: a fork may win one round
+STUCK = 30.0  # seconds of that after which who still lives can't be killed: it waits in the kernel
+STUCK_AGAIN = 1.0  # seconds between two rounds from then on
 FULL = 1024 * 1024  # bytes free, below which a disk is full for most purposes
 FULL_DISK = 1.0  # seconds between two tries to write the exit record
 READY = b"!"
+NAMED = 10  # processes
 NOTE_SIZE = 500  # bytes
-OOM_SCORE = 200  # of 1000: under memory pressure the kernel takes the job before its shim
 
 REFUSED = 75  # exit status: nothing was started (sysexits' EX_TEMPFAIL); `refusal` tells why
 ALREADY = 76  # exit status: someone else has started this step, or fenced it
@@ -142,12 +145,16 @@ class _Shim:
         self.spec = spec
         self.boot = boot
         self.main_pid = 0
+        self.group = ""
+        """The cgroup of all that the script starts, itself included; "": it has none."""
         self.code: Optional[int] = None
         self.stopped = False
         self.over = not spec["linger"]
         self.oom_kills = 0
         """Of this machine, before the script's end."""
         self.deadline: Optional[float] = None
+        self.killing_since: Optional[float] = None
+        self.stuck = False
         self.containers = containers.Containers(run, spec["log"] or run.out)
 
     def live(self, shims: int, agent: int) -> int:
@@ -163,6 +170,7 @@ class _Shim:
         while True:
             self._reap()
             if self.code is not None and self._alone() and self._contained():
+                cgroup.remove(self.group)
                 os.unlink(self.run.script)  # tells that nothing of the step lives
                 return 0
             self._pursue()
@@ -178,7 +186,7 @@ class _Shim:
             os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY,
             0o600,
         )
-        self.main_pid = os.fork()
+        self.main_pid = self._fork()
         if self.main_pid == 0:
             os.close(gate_in)
             _become_script(self.run, self.spec, gate_out, log)
@@ -191,11 +199,13 @@ class _Shim:
             "main": [self.main_pid, script.start if script else 0],
             "log": self.spec["log"] or self.run.out,
             "linger": self.spec["linger"],
+            "group": self.group,
         }
         reserve(self.run.exit)
         if self.spec.get("hold") and not self._may_go(record, agent):
             os.close(gate_in)  # its reader leaves
             os.waitpid(self.main_pid, 0)
+            cgroup.remove(self.group)
             fence(self.run)
             return False
         write_durably(self.run.started, record)
@@ -204,6 +214,17 @@ class _Shim:
         os.close(gate_in)
         self.oom_kills = _oom_kills()  # only now: every millisecond before the gate is one of an idle device
         return True
+
+    def _fork(self) -> int:
+        """The script's process: in a group of its own, where this machine lets us make one."""
+        if self.spec.get("groups"):
+            try:
+                self.group = cgroup.make(self.spec["groups"], group_name(self.run))
+                return cgroup.fork(self.group)
+            except OSError:
+                cgroup.remove(self.group)
+                self.group = ""
+        return os.fork()
 
     def _may_go(self, record: Dict[str, Any], agent: int) -> bool:
         """Say that all is ready, and wait for the word. Nothing of this must outlive a reboot."""
@@ -252,8 +273,10 @@ class _Shim:
 
     def _suspicion(self) -> str:
         """What the machine knows about a failure: the cause that the exit code doesn't tell; or nothing."""
-        if self.code == 128 + signal.SIGKILL and not self.stopped and _oom_kills() > self.oom_kills:
-            return "out of memory: the kernel killed a process to get some"
+        if not self.stopped and _oom_kills() > self.oom_kills:
+            if self.code == 128 + signal.SIGKILL:
+                return "out of memory: the kernel killed a process to get some"
+            return "meanwhile the kernel killed a process of this machine to get memory"
         for path in (
             self.spec["log"] or self.run.out,
             os.path.join(self.spec["cwd"] or self.spec["base"]["HOME"], ""),
@@ -264,7 +287,8 @@ class _Shim:
 
     def _alone(self) -> bool:
         """Whether nothing of the step lives: orphans below a subreaper become its children."""
-        return _no_children() or all(map(self._lodges, _children()))
+        alone = _no_children() or all(map(self._lodges, _children()))
+        return alone and not cgroup.lives(self.group)
 
     def _contained(self) -> bool:
         """Whether no container of the step lives either; what is left of them ends here, after all else."""
@@ -296,14 +320,26 @@ class _Shim:
             self.containers.tell(signal.SIGKILL)
             self.deadline = time.monotonic() + CLEANUP
         else:
+            self.killing_since = self.killing_since or time.monotonic()
+            cgroup.kill(self.group)
             self._tell_all(signal.SIGKILL)
+            if not self.stuck and time.monotonic() > self.killing_since + self.spec.get("stuck", STUCK):
+                self._give_up()
+
+    def _give_up(self) -> None:
+        """Some don't die: say which, and go on trying."""
+        lodgers = set(filter(self._lodges, _children()))
+        found = proc.descendants([os.getpid()], but=lodgers)
+        known = {entry.pid for entry in found}
+        others = [proc.stat(pid) for pid in cgroup.pids(self.group) if pid not in known]
+        self.stuck = note_stuck(self.run, [*found, *(s for s in others if s is not None and s.lives)])
 
     def _listen(self) -> None:
         """Wait for a child's end, a word from the node agent, or the time to kill."""
         if self.deadline is None:
             word = signal.sigwaitinfo(WORDS).si_signo
         else:
-            left = max(KILL_AGAIN, self.deadline - time.monotonic())
+            left = max(STUCK_AGAIN if self.stuck else KILL_AGAIN, self.deadline - time.monotonic())
             if containers.used(self.run):
                 left = min(left, containers.AGAIN)  # no signal tells of their end
             found = signal.sigtimedwait(WORDS, left)
@@ -321,6 +357,20 @@ class _Shim:
         if self.deadline is None:
             self.deadline = time.monotonic() + grace
         self._tell_all(signal.SIGTERM)
+
+
+def note_stuck(run: RunDir, them: List[proc.Stat]) -> bool:
+    """Name the processes that can't be killed, for every node agent; whether there are any."""
+    if them:
+        with open(run.stuck + ".new", "w", encoding="utf-8") as file:
+            json.dump([[entry.pid, entry.start, proc.name(entry.pid)] for entry in them[:NAMED]], file)
+        os.rename(run.stuck + ".new", run.stuck)
+    return bool(them)
+
+
+def group_name(run: RunDir) -> str:
+    """Of the cgroup of a step."""
+    return cgroup.PREFIX + os.path.basename(run.root)
 
 
 def _no_children() -> bool:
@@ -382,7 +432,7 @@ def _become_script(run: RunDir, spec: Spec, gate: int, log: int) -> NoReturn:
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.umask(0o022)
-        _offer_to_oom_killer()
+        mark.bear(os.path.basename(run.root))
         for number in changed_signals():
             signal.signal(number, signal.SIG_DFL)
         if os.read(gate, 1) != b"!":
@@ -407,14 +457,6 @@ def _directory(spec: Spec) -> str:
         os.unlink(default)  # the copy of a former cluster was removed
     os.makedirs(default, exist_ok=True)
     return default
-
-
-def _offer_to_oom_killer() -> None:
-    try:
-        with open("/proc/self/oom_score_adj", "w") as file:
-            file.write(str(OOM_SCORE))
-    except OSError:
-        pass  # a container may forbid it
 
 
 def _environment_as_fd_9(env: Dict[str, str]) -> None:

@@ -5,8 +5,8 @@ lines are in the order of the commits. What was added and not committed does no 
 again adds it again, and the next dispatcher begins the file anew. `skyq recover` makes a database of it.
 
 One line is JSON, [kind, value]: ["jobs", row], ["spec", [id, text]], ["attempts", row]; and of the small
-tables the whole: ["nodes", rows], ["meta", rows], ["owed_logs", rows]. The file isn't synced: what a power
-cut takes of it, the next dispatcher adds.
+tables the whole: ["nodes", rows], ["meta", rows], ["owed_logs", rows], ["quarantine", rows]. The file isn't
+synced: what a power cut takes of it, the next dispatcher adds.
 """
 
 from __future__ import annotations

@@ -40,6 +40,7 @@ def make_private(path: str) -> None:
     """A folder that only this account can enter. Raises StoreError where it is another's or can't be made."""
     try:
         private_folders(path)
+        refuse_planted(path)
         found = os.stat(path)
         if found.st_uid != os.getuid():
             raise StoreError("%s belongs to another account. Set SKYQ_HOME to a folder of your own." % path)
@@ -49,6 +50,22 @@ def make_private(path: str) -> None:
         raise StoreError(
             "%s can't be used: %s. Set SKYQ_HOME to a folder that you can write." % (path, error.strerror)
         ) from None
+
+
+def refuse_planted(path: str) -> None:
+    """Raise StoreError where another account has put something on the way: in /var/tmp anybody may be first.
+
+    Who owns a folder on the way can put another in place of what is below it. May raise OSError.
+    """
+    while path != os.path.dirname(path):
+        above = os.path.dirname(path)
+        if os.stat(above).st_mode & stat.S_IWOTH and os.lstat(path).st_uid not in (0, os.getuid()):
+            raise StoreError(
+                "%s was put there by another account (uid %d), which could change your queue in it.\n"
+                "Have it removed, or set SKYQ_STATE_DIR to a folder of your own."
+                % (path, os.lstat(path).st_uid)
+            )
+        path = above
 
 
 def private_folders(path: str) -> None:
@@ -64,7 +81,7 @@ def private_folders(path: str) -> None:
 def leave_trace(path: str) -> None:
     """Give a private file the time of now, if that can be had."""
     try:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
         os.utime(path)
     except OSError:
         pass  # a full disk

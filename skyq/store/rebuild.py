@@ -11,7 +11,7 @@ from skyq.store.journal import Journal
 from skyq.store.store import Store
 
 _PARTS = ("", "-wal", "-shm")
-_WHOLE = ("nodes", "meta", "owed_logs")
+_WHOLE = ("nodes", "meta", "owed_logs", "quarantine")
 
 
 def damage(path: str, journal: str) -> str:
@@ -65,7 +65,8 @@ def _told(journal: Journal) -> Dict[str, List[Mapping[str, Any]]]:
     told["jobs"] = sorted(newest.values(), key=lambda row: int(row["id"]))
     ids = {row["id"] for row in told["jobs"]}
     told["attempts"] = [row for row in attempts.values() if row["job_id"] in ids]
-    told["owed_logs"] = [row for row in told["owed_logs"] if row["job_id"] in ids]
+    for name in ("owed_logs", "quarantine"):
+        told[name] = [row for row in told[name] if row["job_id"] in ids]
     return told
 
 

@@ -48,6 +48,8 @@ CREATE TABLE jobs (
     failures            INTEGER NOT NULL DEFAULT 0,  -- earlier attempts that count as retries
     losses              INTEGER NOT NULL DEFAULT 0,  -- earlier attempts that don't
     awaits              TEXT NOT NULL DEFAULT '[]',  -- JSON: nodes that a lost attempt may still run on
+    after               TEXT NOT NULL DEFAULT '[]',  -- JSON: [[job id, "ok" | "any" | "failed"], ...]
+    held                TEXT NOT NULL DEFAULT '',    -- by whom, since when
     overtaken           REAL,                  -- seconds since a later job first started where this might have
     rev                 INTEGER NOT NULL,      -- grows with every change of any row
     spec                TEXT NOT NULL,         -- JSON; last, so that reading the rest skips it
@@ -107,5 +109,23 @@ CREATE TABLE owed_logs (
     attempt INTEGER NOT NULL,
     PRIMARY KEY (job_id, step, attempt)
 ) WITHOUT ROWID;
+
+-- Devices that nobody may get: processes of an ended job use them, and can't be killed.
+CREATE TABLE quarantine (
+    node    TEXT NOT NULL,
+    device  INTEGER NOT NULL,
+    job_id  INTEGER NOT NULL REFERENCES jobs (id),
+    attempt INTEGER NOT NULL,
+    step    TEXT NOT NULL,
+    since   REAL NOT NULL,
+    who     TEXT NOT NULL,
+    PRIMARY KEY (node, device, job_id, attempt, step)
+) WITHOUT ROWID;
+
+CREATE TRIGGER never_quarantined BEFORE INSERT ON device_use
+WHEN EXISTS (SELECT 1 FROM quarantine WHERE node = NEW.node AND device = NEW.device)
+BEGIN
+    SELECT RAISE(ABORT, 'a device is quarantined');
+END;
 
 PRAGMA user_version = 4;

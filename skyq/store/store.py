@@ -15,9 +15,10 @@ from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Opt
 
 from skyq.core import states
 from skyq.core.errors import StoreError
-from skyq.core.model import Device, Grant, Job, Node, Reach, Recovery, Request
+from skyq.core.model import Device, Grant, Job, Node, Quarantine, Reach, Recovery, Request
 from skyq.core.paths import ClusterDir
 from skyq.store.journal import Entry, Journal
+from skyq.store.place import refuse_planted
 
 SCHEMA_VERSION = 4
 BUSY_TIMEOUT = 60.0  # seconds; a transaction lasts milliseconds, so whoever waits longer has a bug to report
@@ -25,7 +26,8 @@ BUSY_TIMEOUT = 60.0  # seconds; a transaction lasts milliseconds, so whoever wai
 _COLUMNS = (
     "id, uuid, name, user, state, submitted_at, started_at, ended_at, num_nodes, alternatives, priority, "
     "attempt, alternative, cancel_requested_at, reason, exit_codes, has_setup, cpus_shown, task_id, pids, "
-    "grants, setup_on, rev, recovery, failures, losses, awaits, overtaken"
+    "grants, setup_on, rev, recovery, failures, losses, awaits, overtaken, after, "
+    "held"
 )
 _UPGRADES = {
     1: (
@@ -41,6 +43,8 @@ _UPGRADES = {
         "ALTER TABLE jobs ADD COLUMN losses INTEGER NOT NULL DEFAULT 0",
         "ALTER TABLE jobs ADD COLUMN awaits TEXT NOT NULL DEFAULT '[]'",
         "ALTER TABLE jobs ADD COLUMN overtaken REAL",
+        "ALTER TABLE jobs ADD COLUMN after TEXT NOT NULL DEFAULT '[]'",
+        "ALTER TABLE jobs ADD COLUMN held TEXT NOT NULL DEFAULT ''",
         "CREATE TABLE attempts (job_id INTEGER NOT NULL REFERENCES jobs (id), number INTEGER NOT NULL, "
         "record TEXT NOT NULL, PRIMARY KEY (job_id, number)) WITHOUT ROWID",
         "ALTER TABLE owed_logs RENAME TO owed_before",
@@ -48,6 +52,12 @@ _UPGRADES = {
         "node TEXT NOT NULL, attempt INTEGER NOT NULL, PRIMARY KEY (job_id, step, attempt)) WITHOUT ROWID",
         "INSERT INTO owed_logs SELECT job_id, step, node, attempt FROM owed_before",
         "DROP TABLE owed_before",
+        "CREATE TABLE quarantine (node TEXT NOT NULL, device INTEGER NOT NULL, job_id INTEGER NOT NULL "
+        "REFERENCES jobs (id), attempt INTEGER NOT NULL, step TEXT NOT NULL, since REAL NOT NULL, "
+        "who TEXT NOT NULL, PRIMARY KEY (node, device, job_id, attempt, step)) WITHOUT ROWID",
+        "CREATE TRIGGER never_quarantined BEFORE INSERT ON device_use WHEN EXISTS (SELECT 1 FROM quarantine "
+        "WHERE node = NEW.node AND device = NEW.device) "
+        "BEGIN SELECT RAISE(ABORT, 'a device is quarantined'); END",
     ),
 }
 """What takes a database from a version to the next one. Nothing is lost."""
@@ -56,9 +66,11 @@ _OF_ATTEMPT = (
     *("grants", "setup_on", "failures", "losses", "awaits"),
 )
 """What of a job was different in an attempt that is over."""
-_WHOLE = ("nodes", "meta", "owed_logs")
+PAUSED = "paused"
+"""The setting that lets nothing start: by whom, since when."""
+_WHOLE = ("nodes", "meta", "owed_logs", "quarantine")
 """Small tables: the journal has all of one where anything of it changed."""
-_PASSING = frozenset({"trouble", "since", "node_seen"})
+_PASSING = frozenset({"trouble", "since", "node_seen", "ungrouped"})
 """Settings that change often, and are found out again by themselves."""
 _UNFINISHED = "state IN ('PENDING', 'SETTING_UP', 'RUNNING')"
 
@@ -78,6 +90,7 @@ class NewJob(NamedTuple):
     spec: str
     """JSON; opaque here."""
     recovery: Recovery = Recovery()
+    after: Tuple[Tuple[int, str], ...] = ()
 
 
 class OwedLog(NamedTuple):
@@ -117,6 +130,7 @@ class Store:
                     raise _lost(path, "is gone")
                 os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
                 os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            refuse_planted(os.path.dirname(path))
             db = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None)
             version = db.execute("PRAGMA user_version").fetchone()[0]
             if version == 0 and kept.exists():
@@ -200,13 +214,17 @@ class Store:
         """Fill an empty database with rows by table; devices are in use where active jobs have them."""
         with self.transaction():
             for table in ("meta", "nodes", "jobs", "attempts", "owed_logs"):
-                known = [str(row[1]) for row in self._db.execute("PRAGMA table_info(%s)" % table)]
-                self._db.execute("DELETE FROM " + table)
-                for row in told[table]:
-                    self._insert(table, {name: value for name, value in row.items() if name in known})
+                self._fill(table, told[table])
             for job in sorted(self.jobs(unfinished=True), key=lambda job: -job.rev):
                 if job.state in states.ACTIVE:
                     self._hold_again(job)
+            self._fill("quarantine", told["quarantine"])  # who has a share of such a device keeps it
+
+    def _fill(self, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        known = [str(row[1]) for row in self._db.execute("PRAGMA table_info(%s)" % table)]
+        self._db.execute("DELETE FROM " + table)
+        for row in rows:
+            self._insert(table, {name: value for name, value in row.items() if name in known})
 
     def _hold_again(self, job: Job) -> None:
         try:
@@ -232,6 +250,12 @@ class Store:
         if user is None:
             return self._jobs(where + " ORDER BY id DESC")
         return self._jobs(where + " AND user = ? ORDER BY id DESC", user)
+
+    def states_of(self, ids: Iterable[int]) -> Dict[int, str]:
+        """Of those that there are."""
+        wanted = ", ".join(map(str, map(int, ids)))
+        with _told(self.path):
+            return dict(self._db.execute("SELECT id, state FROM jobs WHERE id IN (%s)" % wanted))
 
     def latest(self, user: Optional[str] = None, state: Optional[str] = None) -> Optional[Job]:
         """The job with the highest id, of that user and in that state if given."""
@@ -296,6 +320,7 @@ class Store:
             "has_setup": int(new.has_setup),
             "cpus_shown": new.cpus_shown,
             "recovery": _dump(new.recovery),
+            "after": _dump(new.after),
             "rev": self.rev() + 1,
             "spec": new.spec,
         }
@@ -390,6 +415,34 @@ class Store:
             "DELETE FROM owed_logs WHERE job_id = ? AND step = ? AND attempt = ?", (job_id, step, attempt)
         )
 
+    # Devices in quarantine. Writing is within a transaction.
+
+    def quarantined(self) -> Dict[str, Tuple[Quarantine, ...]]:
+        """By node, by device."""
+        with _told(self.path):
+            rows = self._db.execute(
+                "SELECT node, device, job_id, attempt, step, since, who FROM quarantine ORDER BY node, device"
+            ).fetchall()
+        found: Dict[str, Tuple[Quarantine, ...]] = {}
+        for node, *fields in rows:
+            found[node] = (*found.get(node, ()), Quarantine(*fields))
+        return found
+
+    def quarantine(self, node: str, device: Quarantine) -> None:
+        """Give it to nobody from now on."""
+        self._touch("quarantine")
+        self._db.execute("INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?, ?, ?, ?, ?)", (node, *device))
+
+    def end_quarantine(self, node: str, device: Optional[Quarantine] = None) -> None:
+        """Of one device for one step's sake, or of all devices of a node."""
+        self._touch("quarantine")
+        values = device[:4] if device else (None,) * 4
+        self._db.execute(
+            "DELETE FROM quarantine WHERE node = ?1 AND (?2 IS NULL OR "
+            "(device = ?2 AND job_id = ?3 AND attempt = ?4 AND step = ?5))",
+            (node, *values),
+        )
+
     # Nodes and settings.
 
     def nodes(self, former: bool = False) -> Tuple[Node, ...]:
@@ -400,10 +453,12 @@ class Store:
                 "WHERE removed <= ? ORDER BY idx",
                 (int(former),),
             ).fetchall()
+        quarantined = self.quarantined()
         return tuple(
             Node(
                 *(name, idx, tuple(Device(*d) for d in json.loads(devices)), cpus, memory, unusable, ip),
                 Reach(*json.loads(reach)) if reach else None,
+                quarantined.get(name, ()),
             )
             for name, idx, devices, cpus, memory, unusable, ip, reach in rows
         )
@@ -451,6 +506,7 @@ class Store:
         self._touch("owed_logs")
         self._db.execute("UPDATE nodes SET removed = 1, unusable = '' WHERE name = ?", (name,))
         self._db.execute("DELETE FROM owed_logs WHERE node = ?", (name,))
+        self.end_quarantine(name)
 
     def get(self, key: str) -> str:
         """A setting; "" when it isn't set."""
@@ -587,5 +643,6 @@ _READ: Dict[str, Any] = {
     "pids": json.loads,
     "grants": _grants,
     "recovery": _recovery,
+    "after": lambda text: tuple((job_id, kind) for job_id, kind in json.loads(text)),
 }
 _READ_AT = {at: _READ[name] for at, name in enumerate(_COLUMNS.split(", ")) if name in _READ}

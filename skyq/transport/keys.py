@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import os
+
+from skyq.transport.aside import write_whole
 
 
 def make_key(path: str, comment: str = "") -> str:
@@ -21,7 +22,7 @@ def make_key(path: str, comment: str = "") -> str:
             key = serialization.load_ssh_private_key(file.read(), None)
     except FileNotFoundError:
         key = Ed25519PrivateKey.generate()
-        _write(
+        write_whole(
             path,
             key.private_bytes(
                 serialization.Encoding.PEM,
@@ -31,7 +32,7 @@ def make_key(path: str, comment: str = "") -> str:
         )
     public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
     line = (public.decode() + " " + comment).strip()
-    _write(path + ".pub", line.encode() + b"\n")
+    write_whole(path + ".pub", line.encode() + b"\n")
     return line
 
 
@@ -43,18 +44,3 @@ def fingerprint(line: str) -> str:
     except (IndexError, binascii.Error):
         raise ValueError("no public key: %r" % line) from None
     return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
-
-
-def _write(path: str, data: bytes) -> None:
-    """Whole or not at all, for the owner only."""
-    aside = "%s.%d" % (path, os.getpid())
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(aside, path)
-    except BaseException:
-        os.unlink(aside)
-        raise

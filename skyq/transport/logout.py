@@ -1,7 +1,8 @@
-"""Where systemd-logind kills what a login leaves: how skyq's own processes outlive the one they come from.
+"""Out of a login, into a scope of the user's own manager, if that lingers: where it outlives the login, and
+where cgroups may be made.
 
-With KillUserProcesses=yes all of a login's scope is killed at its end, whatever forked or called setsid. What
-outlives it is a scope below the user's own manager, if that lingers. Standard library of Python 3.8.
+With KillUserProcesses=yes all of a login's scope is killed at its end, whatever forked or called setsid. And
+the cgroup of a login is root's. Standard library of Python 3.8.
 """
 
 from __future__ import annotations
@@ -11,8 +12,12 @@ import pwd
 import subprocess
 from typing import Dict, List, Optional
 
+from skyq.transport import cgroup
+
 PATIENCE = 5.0  # seconds for systemd to answer
 KILLS = "the end of a login kills all that it started, jobs too (KillUserProcesses=yes in logind.conf)"
+LINGERING = "/var/lib/systemd/linger"
+"""A folder with a file for each account that does."""
 _FOLDERS = "/usr/local/bin:/usr/bin:/bin"
 
 
@@ -21,7 +26,7 @@ def escape(argv: List[str], env: Dict[str, str]) -> List[str]:
 
     `env` is what it will be started with; it gets what is needed for that.
     """
-    if not _kills() or _lacking():
+    if not (kills() or _may_delegate()) or _lacking():
         return argv
     env["XDG_RUNTIME_DIR"] = _runtime_dir()
     env.pop("XDG_SESSION_ID", None)
@@ -30,10 +35,34 @@ def escape(argv: List[str], env: Dict[str, str]) -> List[str]:
 
 def todo() -> str:
     """What to do where jobs would end together with this login, since it KILLS; "" where they wouldn't."""
-    return _lacking() if _kills() else ""
+    return _lacking() if kills() else ""
 
 
-def _kills() -> bool:
+def delegates() -> bool:
+    """Whether what escapes this login may make cgroups, and what stays in it may not."""
+    return bool(os.environ.get("XDG_SESSION_ID")) and _may_delegate() and not _lacking()
+
+
+def to_delegate() -> str:
+    """What to do for cgroups, for an account that may make none; "" where nothing is to be done."""
+    has_manager = os.path.exists(os.path.join(_runtime_dir(), "bus"))
+    if not (os.getuid() and cgroup.own() and has_manager) or _lingers():
+        return ""
+    words = "For cgroup v2 from the next dispatcher on, type there: loginctl enable-linger (root: %s %s)"
+    return words % ("loginctl enable-linger", _account())
+
+
+def _may_delegate() -> bool:
+    """Cheaply: a lingering user's manager has a cgroup of its own, where this process's is root's."""
+    own = cgroup.own()
+    return bool(own) and _lingers() and not os.access(own, os.W_OK)
+
+
+def _lingers() -> bool:
+    return os.path.exists(os.path.join(LINGERING, _account()))
+
+
+def kills() -> bool:
     """Whether this process is of a login whose end is its own."""
     if not os.environ.get("XDG_SESSION_ID"):
         return False
@@ -61,7 +90,7 @@ def _account() -> str:
 
 
 def _scope() -> List[str]:
-    return [_program("systemd-run"), "--user", "--scope", "--quiet", "--"]
+    return [_program("systemd-run"), "--user", "--scope", "--property=Delegate=yes", "--quiet", "--"]
 
 
 def _properties(verb: str, *names: str, of: str = "") -> Dict[str, str]:

@@ -38,6 +38,7 @@ from typing import (
 from skyq.core import protocol
 from skyq.core.errors import ProtocolError
 from skyq.core.protocol import Message
+from skyq.transport.aside import aside
 
 _FICLONE = 0x40049409
 CHUNK = 8 * 1024 * 1024  # bytes per system call, so that progress shows
@@ -48,6 +49,8 @@ FEW_FILES = 64  # that are synced one by one
 SIGN_OF_LIFE = 1.0  # seconds; who collects garbage sees that a parcel still grows
 PIECE = 48 * 1024  # bytes of a file in one frame
 MANY = 2000  # entries in one message
+DEEPEST = 500  # folders in each other
+GROWN = 1 << 30  # bytes that a file may grow by while it is sent
 RESTS_FOR = 86400.0  # seconds
 MOUNT = "mount"
 """The name of what is mounted elsewhere, in its copy."""
@@ -64,6 +67,11 @@ class Item(NamedTuple):
     mtime_ns: int
     target: str = ""
     """Of a link."""
+
+
+def _possible(item: Item) -> bool:
+    """Whether its numbers are such as a file has."""
+    return 0 <= item.mode < 1 << 16 and 0 <= item.size < 1 << 62 and -(1 << 62) < item.mtime_ns < 1 << 62
 
 
 def item_of(root: str, path: str) -> Item:
@@ -175,10 +183,15 @@ class Parcel:
     def announced(self, entries: Sequence[Any]) -> None:
         """Some of what it will hold. ProtocolError for what leads out of it."""
         for entry in entries:
-            item = Item(str(entry[0]), int(entry[1]), int(entry[2]), int(entry[3]), str(entry[4]))
+            try:
+                item = Item(str(entry[0]), int(entry[1]), int(entry[2]), int(entry[3]), str(entry[4]))
+            except (TypeError, ValueError, LookupError, ArithmeticError):
+                raise ProtocolError("A parcel holds an entry that is none.") from None
             parts = item.path.split("/")
             if not item.path or "\0" in item.path + item.target or {"", ".", ".."} & set(parts):
                 raise ProtocolError("A parcel holds a path that leads out of it: %r" % item.path[:80])
+            if not _possible(item) or len(parts) > DEEPEST:
+                raise ProtocolError("A parcel holds what no file is: %r" % item.path[:80])
             self.items.append(item)
 
     def lacks(self) -> List[int]:
@@ -195,6 +208,7 @@ class Parcel:
 
     def _folder(self, path: str) -> None:
         if path not in self._made:
+            self._stay_inside(path)
             os.makedirs(os.path.join(self.root, path), mode=0o700, exist_ok=True)
             self._made.add(path)
 
@@ -241,7 +255,7 @@ class Parcel:
             os.close(writer)
 
     def _link_whole(self, path: str, item: Item) -> bool:
-        self._stay_inside(item)
+        self._stay_inside(os.path.dirname(item.path))
         into = os.path.join(self.root, item.path)
         try:
             os.link(path, into)
@@ -251,7 +265,7 @@ class Parcel:
         return True
 
     def _create(self, item: Item) -> int:
-        self._stay_inside(item)
+        self._stay_inside(os.path.dirname(item.path))
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         return os.open(os.path.join(self.root, item.path), flags, 0o600)
 
@@ -259,6 +273,8 @@ class Parcel:
         """A piece of a file; files come one after the other. May raise OSError."""
         if not 0 <= number < len(self.items) or not stat.S_ISREG(self.items[number].mode):
             raise ProtocolError("A parcel brings a file that it did not announce.")
+        if not 0 <= at <= at + len(data) <= self.items[number].size + GROWN:
+            raise ProtocolError("A parcel brings more of a file than it announced.")
         if number != self._number:
             self._close()
             self._file = open(self._create(self.items[number]), "wb", buffering=0)
@@ -290,13 +306,14 @@ class Parcel:
         """All is here: links, the folders' modes and times. It isn't on disk yet. May raise OSError."""
         self._close()
         self._syncer.start()
+        self._wary = True  # one of its links may lie in the place of a folder that another is to be in
         for item in self.items:  # last, so that nothing was written through one
             if stat.S_ISLNK(item.mode):
                 self._link(item)
         for item in reversed(self.items):
-            if stat.S_ISDIR(item.mode):
+            if stat.S_ISDIR(item.mode) and item.path in self._made:
                 path = os.path.join(self.root, item.path)
-                os.chmod(path, stat.S_IMODE(item.mode) | stat.S_IRWXU)
+                os.chmod(path, stat.S_IMODE(item.mode) & 0o777 | stat.S_IRWXU)
                 os.utime(path, ns=(item.mtime_ns, item.mtime_ns))
 
     def settle(self) -> None:
@@ -305,17 +322,16 @@ class Parcel:
 
     def _link(self, item: Item) -> None:
         path = os.path.join(self.root, item.path)
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        self._stay_inside(item)
+        self._folder(os.path.dirname(item.path))
         if os.path.lexists(path):
             os.unlink(path)
         os.symlink(item.target, path)
 
-    def _stay_inside(self, item: Item) -> None:
+    def _stay_inside(self, folder: str) -> None:
         """What came before this parcel, a repository maybe, may hold links in the place of folders."""
-        folder = os.path.dirname(os.path.join(self.root, item.path))
-        if self._wary and os.path.realpath(folder) != os.path.realpath(self.root) + folder[len(self.root) :]:
-            raise ProtocolError("%s lies behind a link of the workdir" % item.path)
+        inside = os.path.join(self.root, folder) if folder else self.root
+        if self._wary and os.path.realpath(inside) != os.path.realpath(self.root) + inside[len(self.root) :]:
+            raise ProtocolError("%s lies behind a link of the workdir" % folder)
 
     def record(self) -> Dict[str, List[int]]:
         """Path → [size, mtime_ns] of its files, for write_record()."""
@@ -477,6 +493,10 @@ def show_additions(base: str, part: str, written: Set[str], sent: Container[str]
 
 def turn_link(path: str, to: str) -> None:
     """Make a link, or let it lead elsewhere."""
-    aside = "%s.%d" % (path, os.getpid())
-    os.symlink(to, aside)
-    os.rename(aside, path)
+    link = aside(path)
+    os.symlink(to, link)
+    try:
+        os.rename(link, path)
+    except OSError:
+        os.unlink(link)
+        raise

@@ -107,7 +107,7 @@ def test_it_names_what_runs_and_where_it_lies(queue: LocalQueue) -> None:
     result.line(r"ok  python +3\.\d+\.\d+, /.*")
     result.line(r"ok  file +skyq \d+\.\d+\.\d+, (code [0-9a-f]{16}, unpacked in|a checkout:) .*")
     result.line(r"..  state +%s \(0700\), on \w+.*" % queue.state_dir)
-    result.line(r"ok  containment +each job below a subreaper, its processes marked in their environment")
+    result.line(r"ok  containment +(cgroup v2: the kernel ends a job as a whole|subreaper and marks: ).*")
 
 
 def test_it_shows_what_takes_room(queue: LocalQueue) -> None:

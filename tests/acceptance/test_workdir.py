@@ -317,6 +317,24 @@ def test_clean_keeps_the_copies_that_the_current_one_shows_parts_of(queue: Local
     assert logged(queue, result) == "made\ntrain.py\n"
 
 
+def test_clean_removes_the_copies_of_submits_that_were_killed_before_their_job_was_queued(
+    queue: LocalQueue,
+) -> None:
+    project(queue)
+    queue.ok("exec", "local", "--workdir", "project", "true")
+    of_job = set(queue.state_dir.glob("work/*"))
+    for name in ("0" * 32, "1" * 32 + "-mount-0", "2" * 32):
+        (queue.state_dir / "work" / name / "sub").mkdir(parents=True)
+        manifest = queue.state_dir / "work" / (name + ".json")
+        manifest.write_text("{}")
+        if not name.startswith("2"):  # whose client may still come back
+            os.utime(manifest, (0, 0))
+    queue.ok("clean", "-y")
+
+    left = set(queue.state_dir.glob("work/*")) - of_job
+    assert sorted(path.name for path in left) == ["2" * 32, "2" * 32 + ".json"]
+
+
 def test_clean_asks_first_and_takes_only_what_is_old_enough(queue: LocalQueue) -> None:
     queue.ok("exec", "local", "true")
     old = queue.ok("clean")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -15,22 +13,14 @@ import pytest
 from skyq.core.errors import HostClaimed
 from skyq.core.paths import ClaimDir
 from skyq.node import claim
+from tests.accounts import as_nobody, as_root, sticky
 from tests.cluster import LocalQueue, kill
-
-NOBODY = 65534
-as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become another account")
 
 
 @pytest.fixture
 def shared(tmp_path: Path) -> ClaimDir:
     """A sticky folder that all accounts reach."""
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.stat().st_uid == os.getuid() and len(folder.parts) > 2:
-            folder.chmod(folder.stat().st_mode | 0o011)
-    place = tmp_path / "shared"
-    place.mkdir()
-    place.chmod(0o1777)
-    return ClaimDir(str(place))
+    return ClaimDir(str(sticky(tmp_path)))
 
 
 def a_claim(cluster_id: str, state_dir: object = "/") -> claim.Claim:
@@ -50,24 +40,12 @@ def take(shared: ClaimDir, cluster_id: str, state_dir: Path | None = None) -> st
     return ""
 
 
-def as_nobody(what: Callable[[], str]) -> str:
-    """What a function returns in a process of another account."""
-    out, into = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            os.setgroups([])
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
-            os.write(into, what().encode())
-        except BaseException:
-            os.write(into, traceback.format_exc().encode())
-        finally:
-            os._exit(0)
-    os.close(into)
-    os.waitpid(pid, 0)
-    with open(out, encoding="utf-8") as file:
-        return file.read()
+def test_what_who_was_killed_while_claiming_left_is_removed(shared: ClaimDir) -> None:
+    left = Path(shared.claim + ".0123abcd.new")
+    for _ in ("when it is claimed", "when it is kept"):
+        left.write_text("{")
+        os.utime(left, (0, 0))
+        assert take(shared, "one") == "" and not left.exists()
 
 
 # Between two queues.

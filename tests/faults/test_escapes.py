@@ -10,11 +10,12 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.cluster import LocalQueue
+from tests.cluster import LocalQueue, kill
 
 STAY = """\
 import fcntl, os, signal, sys
@@ -212,26 +213,51 @@ def test_what_a_finished_job_left_is_dead_when_its_end_is_shown(queue: LocalQueu
 # Devices, and a killed shim.
 
 
-@pytest.mark.parametrize("end", ["CANCELLED", "FAILED", "FAILED_DRIVER"])
+def exits(queue: LocalQueue) -> None:
+    queue.open_gate()
+
+
+def is_cancelled(queue: LocalQueue) -> None:
+    queue.run("cancel", "local", "1", "-y")
+
+
+def loses_shim_and_node_agent(queue: LocalQueue) -> None:
+    kill(queue.node_agent())
+    kill_shim(queue)
+
+
+def loses_all_that_skyq_runs(queue: LocalQueue) -> None:
+    dispatcher = queue.dispatcher()
+    loses_shim_and_node_agent(queue)
+    kill(dispatcher)
+    queue.ok("queue", "local")
+
+
+@pytest.mark.parametrize(
+    ("end", "state"),
+    [
+        (exits, "FAILED"),
+        (is_cancelled, "CANCELLED"),
+        (kill_shim, "FAILED_DRIVER"),
+        (loses_shim_and_node_agent, "FAILED_DRIVER"),
+        (loses_all_that_skyq_runs, "FAILED_DRIVER"),
+    ],
+)
 def test_devices_go_to_the_next_job_only_when_the_last_process_is_gone(
-    queue: LocalQueue, witness: Witness, end: str
+    queue: LocalQueue, witness: Witness, end: Callable[[LocalQueue], None], state: str
 ) -> None:
-    all_devices, holder = ("--gpus", "H100:4"), "all of it"
-    then = queue.until_open() + "; exit 5" if end == "FAILED" else "sleep 600"
-    witness.submit(holder, job="mine", options=all_devices, then=then)
-    device = witness.path("mine", holder)
-    waiting = queue.submit(*all_devices, "%s %s '%s'" % (witness.python, witness.take, device))
+    """Each process of the job holds a lock on the device; the next job tries to take it."""
+    all_devices = ("--gpus", "H100:4")
+    witness.submit(*ESCAPES, job="mine", options=all_devices, then=queue.until_open() + "; exit 5")
+    devices = [witness.path("mine", name) for name in ESCAPES]
+    take = "\n".join("%s %s '%s'" % (witness.python, witness.take, device) for device in devices)
+    waiting = queue.submit(*all_devices, take)
     assert queue.states() == {1: "RUNNING", waiting: "PENDING"}
-    if end == "CANCELLED":
-        queue.run("cancel", "local", "1", "-y")
-    elif end == "FAILED":
-        queue.open_gate()
-    else:
-        kill_shim(queue)
+    end(queue)
     queue.wait(waiting, "SUCCEEDED")
 
-    assert queue.log(waiting) == "free\n", queue.evidence()
-    assert queue.states()[1] == end
+    assert queue.log(waiting) == "free\n" * len(ESCAPES), queue.evidence()
+    assert queue.states()[1] == state
 
 
 def test_a_killed_shim_is_told_and_what_it_watched_is_dead(queue: LocalQueue, witness: Witness) -> None:

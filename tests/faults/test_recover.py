@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from skyq.core import states
-from skyq.core.model import Grant, Node, Recovery, Request
+from skyq.core.model import Grant, Node, Quarantine, Recovery, Request
 from skyq.store import journal, rebuild
 from skyq.store.journal import Journal
 from skyq.store.store import NewJob, Store
@@ -195,6 +195,7 @@ def test_attempts_devices_and_settings_come_back(tmp_path: Path) -> None:
         store.keep_attempt(ended)
         store.move(store.jobs()[0], states.PENDING, 3.0, grants=(), failures=1, attempt=2)
         store.move(store.jobs()[0], states.RUNNING, 4.0, grants=grants, alternative=0)
+        store.quarantine("n", Quarantine(0, 1, 1, "run-0", 3.5, "pid 1 (init)"))
         store.set("lost_after", "7")
     before = store.attempts(store.jobs()[0]), store.nodes(), store.get("lost_after")
     store.close()

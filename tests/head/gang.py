@@ -4,6 +4,7 @@ pipes instead of SSH connections. For what SSH has no part in; tests/acceptance 
     cluster = Cluster(tmp_path, nodes=3); cluster.start()
     cluster.submit("echo hi", nodes=2, gpus=4)       -> uuid
     cluster.cut(2); cluster.heal(2)                  -> its connection breaks, and none can be made
+    cluster.make_hostile(2)                          -> from its next connection on it is tests.head.hostile
 
 Run as a module it is the dispatcher of such a cluster.
 """
@@ -23,7 +24,7 @@ from skyq.core import states
 from skyq.core.errors import Unreachable
 from skyq.core.model import UNIT, Device, Job, Node, Reach, Recovery, Request, Task
 from skyq.core.paths import ClusterDir, RunDir
-from skyq.head import dispatcher, specs
+from skyq.head import dispatcher, links, specs
 from skyq.head.head import Head
 from skyq.head.links import CONNECTING
 from skyq.store.store import NewJob, Store
@@ -34,6 +35,7 @@ from tests.waiting import PATIENCE, wait_until
 
 GIVE_UP = 2.0  # seconds, instead of 45
 ONCE = Recovery()
+RETRY_LAST = 0.2  # seconds, instead of 5
 
 
 class Cluster:
@@ -144,6 +146,12 @@ class Cluster:
         """It can be connected to again."""
         (self.root / ("cut%d" % index)).unlink()
 
+    def make_hostile(self, index: int) -> None:
+        """From now on something else answers there."""
+        (self.root / ("hostile%d" % index)).touch()
+        for agent in self.agents(index):
+            agent.kill()
+
     def agents(self, index: int) -> list[psutil.Process]:
         """The node's agent, if the dispatcher has one. (Shims look alike, but have other parents.)"""
         assert self.dispatcher
@@ -192,12 +200,15 @@ def main(root: Path) -> None:
     dispatcher.GIVE_UP = GIVE_UP
     dispatcher.LINGER_CONNECTED = 3600.0
     dispatcher.CRON_AFTER = 3600.0
+    links.RETRY_LAST = RETRY_LAST
 
     def connect(node: Node) -> LocalChannel:
         if (root / ("cut%d" % node.index)).exists():
             raise Unreachable("%s is cut off" % node.name, "refused")
         # One environment for all: an agent reads it as it starts.
         os.environ["HOME"] = os.environ["SKYQ_CLAIM_DIR"] = str(root / ("node%d" % node.index))
+        if (root / ("hostile%d" % node.index)).exists():
+            return LocalChannel([sys.executable, "-m", "tests.head.hostile", str(root)])
         return LocalChannel([sys.executable, "-m", "skyq", "_node", runs(root, node.index)])
 
     dispatcher.run(ClusterDir(str(root / "cluster")), "lab", connect, lambda node, names: ["false"])

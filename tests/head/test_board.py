@@ -24,8 +24,9 @@ def test_a_node_that_was_given_up_changes_nothing_when_it_is_back(
     uuid = cluster.submit("true", nodes=2, gpus=8)
     tick(cluster.store, board, tuple(board.nodes.values()), set(), Pulls())
     board.give_up("node1", "node1 is unreachable")
-    board.hear({"job": uuid, "attempt": 1, "step": "run-1", **told})
-    board.hear({"job": uuid, "attempt": 1, "step": "run-0", "is": "gone", "code": UNKNOWN, "stopped": True})
+    board.hear("node1", {"job": uuid, "attempt": 1, "step": "run-1", **told})
+    stopped = {"is": "gone", "code": UNKNOWN, "stopped": True}
+    board.hear("node0", {"job": uuid, "attempt": 1, "step": "run-0", **stopped})
 
     verdict = board.verdict(cluster.job(uuid))
     assert (verdict.state, verdict.reason) == (states.PENDING, "node1 is unreachable")

@@ -39,6 +39,8 @@ class Node:
             folder.mkdir(parents=True)
         self.agents: list[Agent] = []
         self.files = 0
+        self.prefix: tuple[str, ...] = ()
+        """In front of the command that starts an agent."""
 
     def agent(self, claimed: bool = True) -> Agent:
         """A new agent, ready to be asked for steps."""
@@ -91,7 +93,7 @@ class Agent:
     def __init__(self, node: Node) -> None:
         env = {"PATH": os.environ["PATH"], "HOME": str(node.home), "SKYQ_CLAIM_DIR": str(node.claims)}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "skyq", "_node", str(node.runs)],
+            [*node.prefix, sys.executable, "-m", "skyq", "_node", str(node.runs)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**env, "PYTHONPATH": str(ROOT)},

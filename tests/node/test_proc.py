@@ -48,7 +48,7 @@ def test_a_pid_that_was_given_to_another_process_is_not_signalled(stranger: proc
 
 def test_the_session_of_a_pid_that_was_given_to_another_process_is_not_a_steps(stranger: proc.Stat) -> None:
     def found(since: int) -> list[int]:
-        return [entry.pid for entry in proc.strays(b"NONE=1", "/nonexistent", stranger.pid, since)]
+        return [entry.pid for entry in proc.strays("none", "/nonexistent", stranger.pid, since)]
 
     assert found(since=stranger.start) == [stranger.pid]
     assert found(since=stranger.start - 1) == []
@@ -67,13 +67,13 @@ def test_a_kill_takes_the_whole_group_at_once() -> None:
 
 
 def test_a_process_is_found_by_its_cookie_as_a_whole_word() -> None:
-    def found(cookie: bytes) -> list[int]:
-        return [entry.pid for entry in proc.strays(cookie, "/nonexistent", -1, 0)]
+    def found(step: str) -> list[int]:
+        return [entry.pid for entry in proc.strays(step, "/nonexistent", -1, 0)]
 
     with sleeping(env={"SKYQ_STEP_ID": "abc.10.run-1"}) as process:
-        wait_until(lambda: found(b"SKYQ_STEP_ID=abc.10.run-1") == [process.pid], "its exec is complete")
-        assert found(b"SKYQ_STEP_ID=abc.1") == []
-        assert found(b"SKYQ_STEP_ID=abc.10.run-10") == []
+        wait_until(lambda: found("abc.10.run-1") == [process.pid], "its exec is complete")
+        assert found("abc.1") == []
+        assert found("abc.10.run-10") == []
 
 
 def test_names_of_programs_may_hold_anything(tmp_path: Path) -> None:

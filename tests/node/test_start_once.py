@@ -253,7 +253,7 @@ def _shim_ends_with(status: int, node: Node, script: str) -> bool:
 
 
 def _children(pid: int) -> list[int]:
-    return [entry.pid for entry in proc.all_stats() if entry.parent == pid and entry.state not in "ZX"]
+    return [entry.pid for entry in proc.all_stats() if entry.parent == pid and entry.lives]
 
 
 def _edit(path: str, **changes: object) -> None:

@@ -201,6 +201,111 @@ def test_nothing_is_written_through_a_link_that_was_there(tmp_path: Path) -> Non
     assert not list(outside.iterdir())
 
 
+FILE, FOLDER, LINK = stat.S_IFREG | 0o644, stat.S_IFDIR | 0o755, stat.S_IFLNK | 0o777
+
+
+def attempted(into: Path, *heaps: list[list[object]]) -> None:
+    """A parcel of these entries comes, each heap said to be the last; whoever sends it knows no shame."""
+    parcel = Parcel(str(into), "", {})
+    with suppress(OSError, ProtocolError):
+        for heap in heaps:
+            parcel.announced(heap)
+            for number in parcel.lacks() if heap is heaps[0] else ():
+                parcel.bytes(number, 0, b"!")
+        parcel.finish()
+
+
+def everything(folder: Path) -> list[object]:
+    return [(path.name, path.lstat().st_mode, path.lstat().st_mtime_ns) for path in sorted(folder.rglob("*"))]
+
+
+@pytest.mark.parametrize(
+    "heaps",
+    [
+        [[["out", LINK, 0, 0, "OUTSIDE"], ["out/x", LINK, 0, 0, "/etc/passwd"]]],
+        [[["out", LINK, 0, 0, "OUTSIDE"], ["out/new", FOLDER, 0, 0, ""]]],
+        [[["out", LINK, 0, 0, "OUTSIDE"]], [["out/there", FOLDER, 0, 1, ""], ["out", FOLDER, 0, 1, ""]]],
+        [[["out", LINK, 0, 0, "OUTSIDE"]], [["out/x", FILE, 1, 0, ""]]],
+    ],
+    ids=["link", "folder", "late-folder", "late-file"],
+)
+def test_nothing_outside_changes_by_a_link_and_what_lies_behind_it(
+    tmp_path: Path, heaps: list[list[list[object]]]
+) -> None:
+    outside, into = tmp_path / "outside", tmp_path / "into"
+    (outside / "there").mkdir(parents=True, mode=0o700)
+    (outside / "x").write_text("mine")
+    into.mkdir()
+    before = everything(outside)
+    heaps = [[[str(outside) if e == "OUTSIDE" else e for e in entry] for entry in heap] for heap in heaps]
+
+    attempted(into, *heaps)
+    assert everything(outside) == before and (outside / "x").read_text() == "mine"
+
+
+@pytest.mark.parametrize("entry", [["out/new", FOLDER, 0, 0, ""], ["out/x", LINK, 0, 0, "/etc/passwd"]])
+def test_no_folder_or_link_is_made_through_a_link_that_was_there(tmp_path: Path, entry: list[object]) -> None:
+    """A repository may hold it."""
+    outside, into = tmp_path / "outside", tmp_path / "into"
+    for folder in (outside, into):
+        folder.mkdir()
+    (into / "out").symlink_to(outside)
+
+    attempted(into, [entry])
+    assert not list(outside.iterdir())
+
+
+def test_set_uid_and_what_is_no_file_does_not_arrive(tmp_path: Path) -> None:
+    entries: list[list[object]] = [
+        ["folder", stat.S_IFDIR | 0o7777, 0, 0, ""],
+        ["file", stat.S_IFREG | 0o7755, 1, 0, ""],
+        ["device", stat.S_IFCHR | 0o666, 0, 0, ""],
+        ["disk", stat.S_IFBLK | 0o666, 0, 0, ""],
+        ["pipe", stat.S_IFIFO | 0o666, 0, 0, ""],
+        ["socket", stat.S_IFSOCK | 0o666, 0, 0, ""],
+    ]
+    attempted(tmp_path, entries)
+
+    assert {path.name: stat.S_IMODE(path.lstat().st_mode) for path in tmp_path.iterdir()} == {
+        "folder": 0o777,
+        "file": 0o755,
+    }
+
+
+HUGE = 10**30
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        5,
+        [],
+        ["a"],
+        ["a", None, 0, 0, ""],
+        ["a", FILE, float("inf"), 0, ""],
+        ["a", FILE, float("nan"), 0, ""],
+        ["a", HUGE, 0, 0, ""],
+        ["a", -1, 0, 0, ""],
+        ["a", FILE, -1, 0, ""],
+        ["a", FILE, 0, HUGE, ""],
+        ["a", FILE, 0, -HUGE, ""],
+        ["a/" * 1500 + "a", FOLDER, 0, 0, ""],
+        ["a", LINK, 0, 0, "x\0y"],
+    ],
+)
+def test_an_entry_that_no_file_has_is_refused(tmp_path: Path, entry: object) -> None:
+    with pytest.raises(ProtocolError):
+        Parcel(str(tmp_path), "", {}).announced([entry])
+
+
+@pytest.mark.parametrize("at", [-1, 1 << 40, HUGE])
+def test_a_piece_far_beyond_what_was_announced_is_refused(tmp_path: Path, at: int) -> None:
+    parcel = Parcel(str(tmp_path), "", {})
+    parcel.announced([["a", FILE, 5, 0, ""]])
+    with pytest.raises(ProtocolError):
+        parcel.bytes(0, at, b"x")
+
+
 @pytest.mark.parametrize("asked", [[5], [-1], [1]])
 def test_a_sender_gives_no_more_than_it_announced(tmp_path: Path, asked: list[int]) -> None:
     (tmp_path / "file").touch()

@@ -66,3 +66,21 @@ def test_an_older_line_of_the_cluster_is_replaced_and_others_are_not() -> None:
 def test_a_line_that_was_moved_stays_where_it_is() -> None:
     moved = b"ssh-rsa AAAA ada\n" + LINE + b"ssh-rsa AAAA last without newline"
     assert with_line(moved, LINE) == moved
+
+
+@pytest.mark.parametrize(
+    ("key", "cluster", "cluster_id"),
+    [
+        ("ssh-ed25519 AAAA\nssh-ed25519 MALLORYS", "lab", "3f"),
+        ("ssh-ed25519 AAAA no-pty", "lab", "3f"),
+        ("AAAA", "lab", "3f"),
+        (KEY, "lab", "3f\nssh-ed25519 MALLORYS"),
+        (KEY, "lab'; touch canary; '", "3f"),
+        (KEY, "lab\n", "3f"),
+    ],
+)
+def test_nothing_that_a_head_says_gets_a_second_line_or_other_rights(
+    key: str, cluster: str, cluster_id: str
+) -> None:
+    with pytest.raises(NoLine):
+        key_line(key, cluster, cluster_id, DEFAULT_LAUNCHER)

@@ -17,12 +17,13 @@ from skyq.cli.render import (
     Style,
     nodes_json,
     nodes_table,
+    quarantine_text,
     queue_json,
     queue_table,
     table,
     useful_commands,
 )
-from skyq.core.model import Device, Grant, Holding, Job, Node, Request
+from skyq.core.model import Device, Grant, Holding, Job, Node, Quarantine, Request
 
 NOW = 1_700_000_000.0
 COLOURED = Style(colour=True)
@@ -171,6 +172,25 @@ def test_nodes_show_what_is_in_use():
             "worker1  drained  A100: 1 of 1 in use, V100: 0 of 1 in use  0.5/16  0/128 GB  7",
         ]
     )
+
+
+QUARANTINED = NODES[0]._replace(
+    quarantined=tuple(Quarantine(i, 3, 1, "run-0", 0.0, "pid 4711 (\x1bcat)") for i in (0, 2))
+)
+
+
+def test_devices_in_quarantine_are_counted_and_told_of():
+    assert "  H100: 1.5 of 4 in use, 2 in quarantine  " in nodes_table([QUARANTINED], HELD)
+    lines = quarantine_text([QUARANTINED, NODES[1]], "lab").splitlines()
+    assert [line.partition(" since ")[0] for line in lines[:2]] == [
+        "head: device 0 is in quarantine",
+        "head: device 2 is in quarantine",
+    ]
+    assert lines[0].endswith(" of job 3 can't be killed") and "\x1b" not in lines[0]
+    assert lines[2].endswith(": skyq resume lab head")
+    assert quarantine_text(NODES, "lab") == ""
+    devices = nodes_json("lab", [QUARANTINED], HELD)["lab"][0]["devices"]
+    assert [bool(device["quarantine"]) for device in devices] == [True, False, True, False]
 
 
 def test_nodes_in_json():

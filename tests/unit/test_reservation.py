@@ -107,6 +107,16 @@ def test_who_waits_for_a_node_to_come_back_keeps_nobody_from_starting() -> None:
     assert (started(made), made.kept, made.first_blocked) == ([2], None, None)
 
 
+def test_a_device_in_quarantine_is_no_place_and_who_needs_it_keeps_nobody_from_starting() -> None:
+    running = holding(1, on="node0", devices=[1])
+    made = decided(a_cluster(a_node(4, quarantined=[0])), running, late(a_job(2, gpus=3)), a_job(3, gpus=1))
+    assert (started(made), kept(made)) == ([], {"node0": [1, 2, 3]})
+    assert made.kept is not None
+    worse = a_cluster(a_node(4, quarantined=[0, 2]))
+    again = decided(worse, running, late(a_job(2, gpus=3)), a_job(3, gpus=1), reserved=made.kept.start)
+    assert (started(again), again.kept) == ([3], None)
+
+
 def test_a_higher_priority_takes_what_is_kept_for_a_lower_one() -> None:
     jobs = [holding(1, on="node0", devices=[0]), late(a_job(2, gpus=2)), a_job(3, gpus=1, priority=1)]
     assert started(decided(a_cluster(gpus=2), *jobs)) == [3]

@@ -249,6 +249,25 @@ def test_nothing_starts_on_an_unusable_node():
     assert {id: list(place) for id, place in where.items()} == {1: ["node1"], 3: ["node1"]}
 
 
+def test_nobody_gets_a_device_in_quarantine_nor_a_share_of_it():
+    cluster = a_cluster(a_node(3, quarantined=[0, 1]))
+    shared = holding(7, on="node0", devices=[1], share=0.5)
+    where = placed(
+        cluster, shared, a_job(1, gpus=2), a_job(2, gpus=0.5), a_job(3, gpus=0.5), a_job(4, gpus=0)
+    )
+    assert where == {2: {"node0": [2]}, 3: {"node0": [2]}, 4: {"node0": []}}
+
+
+def test_a_device_in_quarantine_comes_back_so_who_needs_it_waits_and_knows_why():
+    cluster = a_cluster(a_node(3, quarantined=[0]), a_node(3, quarantined=[1, 2]))
+    assert misfit(cluster, 2, (a_request(3),), "lab") is None
+    assert why(cluster, a_job(9, gpus=3)) == (
+        "needs 3 H100 on one node; at most 2 free, on node0, in quarantine: 1 on node0, 2 on node1"
+    )
+    busy = [holding(number, on="node%d" % number, cpus=60) for number in range(2)]
+    assert why(cluster, *busy, a_job(9, cpus=8)) == "needs 1 H100 and 8 CPUs on one node; 4 CPUs free"
+
+
 # --- CPUs and memory --------------------------------------------------------------------------------------
 
 

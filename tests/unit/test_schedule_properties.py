@@ -20,6 +20,7 @@ NODES = st.builds(
     memory=st.integers(0, 4),
     unusable=st.sampled_from(["", "", "", "drained"]),
     extra=st.lists(KINDS, max_size=2),
+    quarantined=st.sampled_from([(), (), (), (0,), (1, 9)]),
 )
 CLUSTERS = st.lists(NODES, min_size=1, max_size=5).map(lambda nodes: a_cluster(*nodes))
 REQUESTS = st.builds(
@@ -105,6 +106,6 @@ def test_every_waiting_job_has_one_short_sentence(snapshot):
 @given(CLUSTERS, SHAPES)
 def test_what_is_no_misfit_would_start_on_the_idle_cluster(cluster, shape):
     num_nodes, requests = shape
-    idle = tuple(node._replace(unusable="") for node in cluster)
+    idle = tuple(node._replace(unusable="", quarantined=()) for node in cluster)
     alone = Snapshot(idle, waiting=(a_job(1, nodes=num_nodes, either=requests),))
     assert (misfit(cluster, num_nodes, requests, "c") is None) == bool(plan(alone, NOW).starts)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skyq.core.words import DAY, HOUR, ago, duration
+from skyq.core.words import DAY, HOUR, ago, duration, parsed_duration
 
 FAR = 400 * 365 * DAY
 
@@ -81,3 +81,16 @@ def test_the_parts_of_a_duration_add_up(seconds):
     rest = sum(int(w[:-1]) * sizes[w[-1]] for w in words if w[-1] in sizes)
     assert years * 365 * DAY + -(-months * 365 // 12) * DAY + rest == seconds
     assert months < 12
+
+
+@pytest.mark.parametrize(
+    "text, seconds",
+    [("90s", 90), ("10m", 600), ("2h", 7200), ("1d12h", 129_600), ("4w", 2_419_200), ("0s", 0)],
+)
+def test_a_duration_is_read(text: str, seconds: int) -> None:
+    assert parsed_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "10", "m", "1.5h", "-1h", "1h 2m", "1y", "1234567s", "١h"])
+def test_what_is_no_duration_is_none(text: str) -> None:
+    assert parsed_duration(text) is None

@@ -1,0 +1,17 @@
+"""Jobs that wait for other jobs, as the store has those."""
+
+from __future__ import annotations
+
+from typing import Dict, Iterable
+
+from skyq.core import after
+from skyq.core.after import Standing
+from skyq.core.model import Job
+from skyq.store.store import Store
+
+
+def standings(store: Store, jobs: Iterable[Job]) -> Dict[int, Standing]:
+    """Of those that wait for others: how it stands with these."""
+    bound = [job for job in jobs if job.after]
+    now = store.states_of({job_id for job in bound for job_id, _ in job.after}) if bound else {}
+    return {job.id: after.standing(job.after, now) for job in bound}

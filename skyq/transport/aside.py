@@ -1,0 +1,46 @@
+"""Files that are there whole or not at all: written aside, then renamed. And the end of what never was."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+
+WRITING = 60.0  # seconds; nobody needs so long to write a small file
+
+
+def aside(path: str) -> str:
+    """A free name beside `path`, to write under."""
+    sweep(path)
+    return "%s.%s.new" % (path, os.urandom(4).hex())
+
+
+def sweep(path: str) -> None:
+    """Remove what killed processes left under such names. Nobody else does, so call it now and then."""
+    folder, name = os.path.split(path)
+    such = re.compile(re.escape(name) + r"\.[0-9a-f]{8}\.new")
+    for found in filter(such.fullmatch, os.listdir(folder)):
+        left = os.path.join(folder, found)
+        try:
+            seen = os.lstat(left)
+            if seen.st_uid == os.getuid() and seen.st_mtime < time.time() - WRITING:
+                os.unlink(left)
+        except OSError:
+            pass  # another process was faster
+
+
+def write_whole(path: str, content: bytes, mode: int = 0o600) -> None:
+    """Write a small file, durably. Its mode is that one, whatever the umask."""
+    new = aside(path)
+    try:
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        with open(fd, "wb") as file:
+            file.write(content)
+            os.fchmod(fd, mode)
+            file.flush()
+            os.fsync(fd)
+        os.rename(new, path)
+    except BaseException:
+        if os.path.lexists(new):
+            os.unlink(new)
+        raise
