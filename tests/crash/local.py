@@ -35,7 +35,7 @@ SECRET = '[ "$TOKEN" = t0ken ] || echo no secret >>~/truth/violations; '
 KNOWN = (
     r"skyq/(app|pools\.yaml|bin|clusters|clusters/local)(/skyq)?",
     r"skyq/app/.*",  # unpack.py removes what was left an hour ago
-    r"skyq/clusters/local/(queue\.db(-wal|-shm)?|tick\.lock|dispatcher\.(log|sock)|ticked)",
+    r"skyq/clusters/local/(queue\.db(-wal|-shm)?|journal|tick\.lock|dispatcher\.(log|sock)|ticked)",
     r"skyq/clusters/local/(secrets|run|work|logs|wrappers)",
     r"skyq/clusters/local/wrappers/(wrapper\.py|\w+(/\w+)?)",
     r"skyq/clusters/local/logs/\d+-\w+(/tasks(/(run|setup)\.log)?)?",

@@ -38,7 +38,7 @@ KNOWN = (
     r"tmp/skyq-host\.(claim|shims)",
 )
 KNOWN_ON_HEAD = (
-    r"skyq/clusters/lab(/(queue\.db(-wal|-shm)?|tick\.lock|founding\.lock|dispatcher\.(log|sock)|ticked))?",
+    r"skyq/clusters/lab(/(queue\.db(-wal|-shm)?|journal|tick\.lock|founding\.lock|dispatcher\.(log|sock)|ticked))?",
     r"skyq/clusters/lab/ssh(/(id_ed25519(\.pub)?|known_hosts))?",
     r"skyq/clusters/lab/(secrets|run|work|logs|wrappers(/wrapper\.py|/\w+(/\w+)?)?)",
     r"skyq/clusters/lab/logs/\d+-\w+(/(run\.idx|tasks(/[\w-]+\.log)?))?",
