@@ -39,6 +39,7 @@ def has_queue(where: ClusterDir) -> bool:
 def make_private(path: str) -> None:
     """A folder that only this account can enter. Raises StoreError where it is another's or can't be made."""
     try:
+        refuse_planted(path)  # the kernel may refuse to follow a link there, and that says less
         private_folders(path)
         refuse_planted(path)
         found = os.stat(path)
@@ -57,15 +58,19 @@ def refuse_planted(path: str) -> None:
 
     Who owns a folder on the way can put another in place of what is below it. May raise OSError.
     """
-    while path != os.path.dirname(path):
-        above = os.path.dirname(path)
-        if os.stat(above).st_mode & stat.S_IWOTH and os.lstat(path).st_uid not in (0, os.getuid()):
-            raise StoreError(
-                "%s was put there by another account (uid %d), which could change your queue in it.\n"
-                "Have it removed, or set SKYQ_STATE_DIR to a folder of your own."
-                % (path, os.lstat(path).st_uid)
-            )
-        path = above
+    above = os.path.dirname(path)
+    if above == path:
+        return
+    refuse_planted(above)
+    try:
+        owner = os.lstat(path).st_uid
+    except FileNotFoundError:
+        return
+    if os.stat(above).st_mode & stat.S_IWOTH and owner not in (0, os.getuid()):
+        raise StoreError(
+            "%s was put there by another account (uid %d), which could change your queue in it.\n"
+            "Have it removed, or set SKYQ_STATE_DIR to a folder of your own." % (path, owner)
+        )
 
 
 def private_folders(path: str) -> None:

@@ -125,6 +125,7 @@ class Store:
         """
         kept = Journal(path, journal)
         with _told(path):
+            refuse_planted(os.path.dirname(path))
             if not os.path.exists(path):
                 if kept.exists():
                     raise _lost(path, "is gone")
