@@ -239,7 +239,7 @@ def test_a_wheel_that_is_not_the_locked_one_never_gets_in(tree, built, tmp_path)
 def test_a_file_without_libraries_shares_the_code_of_one_with_them(tree, built, world, tmp_path):
     slim = build(tree, tmp_path / "slim.pyz", "--no-libraries")
     assert says([sys.executable, slim, "where"], world) == says([sys.executable, built, "where"], world)
-    assert slim.stat().st_size < 1e6
+    assert slim.stat().st_size < 1.5e6
 
 
 # --- starting it --------------------------------------------------------------------------------------------

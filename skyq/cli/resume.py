@@ -22,10 +22,7 @@ _EXAMPLES = """\
 
 def parser() -> Parser:
     """Its flags."""
-    about = (
-        "Let jobs start on drained nodes again, and on devices in quarantine; without nodes: end a pause of "
-        "the whole queue."
-    )
+    about = "Let jobs start on nodes again, and on devices in quarantine; without nodes: after a pause."
     found = Parser("resume", "CLUSTER [NODES]...", about, _EXAMPLES)
     add_words(found)
     return found

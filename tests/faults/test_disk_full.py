@@ -19,13 +19,14 @@ def small(queue: LocalQueue) -> Iterator[Path]:
     if os.geteuid() != 0:
         pytest.skip("NOT TESTED: only root can mount a small disk for the queue")
     script = 'mount -t tmpfs -o size=8m,mode=0700 none "$1" && echo ready && exec sleep infinity'
+    (queue.home / "clusters").mkdir(mode=0o700, exist_ok=True)
     keeper = subprocess.Popen(
         ["unshare", "-m", "--propagation", "private", "sh", "-c", script, "sh", str(queue.home / "clusters")],
         stdout=subprocess.PIPE,
     )
-    (queue.home / "clusters").mkdir(mode=0o700, exist_ok=True)
     assert keeper.stdout is not None
     if keeper.stdout.readline() != b"ready\n":
+        keeper.communicate()
         pytest.skip("NOT TESTED: this machine doesn't let root mount a small disk")
     enter = ["nsenter", "-t", str(keeper.pid), "-m", "--wd=" + str(queue.user_home)]
     queue.program = [*enter, *queue.program]

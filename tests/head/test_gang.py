@@ -32,10 +32,16 @@ def test_every_rank_has_its_number_its_devices_and_the_same_addresses(make: Make
 
 def test_the_failure_of_one_rank_ends_the_others_after_their_words_are_out(make: Make) -> None:
     cluster = make(3)
-    job = cluster.submit("echo hi; [ $SKYPILOT_NODE_RANK = 1 ] && exit 7; sleep 600", nodes=3)
+    said = "echo hi; touch %s/said$SKYPILOT_NODE_RANK; " % cluster.root
+    others = " && ".join(until(cluster, "said%d" % rank) for rank in (0, 2))
+    job = cluster.submit(said + "[ $SKYPILOT_NODE_RANK = 1 ] && %s && exit 7; sleep 600" % others, nodes=3)
     ended = cluster.wait(job, "FAILED")
     assert ended.exit_codes[1] == 7 and ended.reason.startswith("rank 1")
-    assert [cluster.log(job, "run-%d" % rank) for rank in range(3)] == [b"hi\n"] * 3
+    wait_until(
+        lambda: [cluster.log(job, "run-%d" % rank) for rank in range(3)] == [b"hi\n"] * 3,
+        "what they said is here",
+        evidence=cluster.evidence,
+    )
     assert not [p for p in cluster.processes() if "sleep" in p.name()]
 
 

@@ -97,8 +97,9 @@ class Faults:
         ]
         if found:
             process, words = dice.choice(sorted(found, key=lambda pair: pair[0].pid))
-            self.tell("%s: kill -9 %s" % (node, words.split("/")[-1]))
-            _kill(process)
+            if _is_no_shim(process):
+                self.tell("%s: kill -9 %s" % (node, words.split("/")[-1]))
+                _kill(process)
 
     def kill_shim(self, node: str, dice: random.Random) -> None:
         """What it ran is lost."""
@@ -284,6 +285,19 @@ def _run_of(process: psutil.Process) -> str:
     except OSError:
         return ""
     return next((link.split("/")[-2] for link in links if link.endswith("/alive")), "")
+
+
+def _is_no_shim(process: psutil.Process) -> bool:
+    """Whether it has not become one since it was looked at. If so it stands still, and can't any more."""
+    try:
+        process.suspend()
+        wait_until(lambda: process.status() in ("stopped", "zombie"), "it stands still")
+        if not _run_of(process):
+            return True
+        process.resume()
+    except psutil.NoSuchProcess:
+        pass
+    return False
 
 
 def _kill(process: psutil.Process) -> None:

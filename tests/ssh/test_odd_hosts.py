@@ -167,7 +167,7 @@ def test_hosts_that_can_not_serve_say_why_and_what_to_do(make_lab: MakeLab) -> N
             "node2": Traits(shell="/usr/sbin/nologin"),
             "node3": Traits(sshd={"AuthorizedKeysFile": "/etc/ssh/keys"}),
             "node4": Traits(hidden=PYTHONS),
-            "node5": Traits(small_home="1m"),
+            "node5": Traits(small_home="2m"),
         },
     )
     key = lab.node(0).read("/home/ada/.ssh/authorized_keys")
