@@ -275,7 +275,7 @@ def test_a_cluster_ends_though_a_job_is_on_a_node_that_is_cut_off_and_ends_later
     assert not any(cluster.alive(node) for node in ("node0", "node1")), cluster.evidence()
     assert "skyq" not in left_on(cluster.lab, "node0") + left_on(cluster.lab, "node1")
     cluster.lab.heal("node2")
-    assert cluster.alive("node2")
+    cluster.until(lambda: cluster.alive("node2"), "what ran there lives")  # between two sleeps none is seen
     cluster.ok("down", "lab", "-y", "-p")
     assert not cluster.alive("node2") and "skyq" not in left_on(cluster.lab, "node2")
 
@@ -288,7 +288,7 @@ def test_workers_whose_head_is_gone_for_good_are_ended_and_freed_by_force(make_c
     cluster.head.power_off()
     refused = cluster.run("down", "lab", "-y")
     assert refused.code == 1 and "`skyq down lab --force`" in refused.err, str(refused)
-    assert cluster.alive("node1")
+    cluster.until(lambda: cluster.alive("node1"), "what ran there lives")  # between two sleeps none is seen
     told = cluster.run("down", "lab", "-y", "-p", "--force")
 
     assert told.code == 1 and "node0" in told.err, str(told)
