@@ -64,12 +64,12 @@ class Watch:
 
     def told(self, waiting: Iterable[Waiting], jobs: Dict[int, Job], now: float) -> Tuple[Waiting, ...]:
         """The waiting jobs with what is known of it."""
-        return tuple(job._replace(overtaken=self._for(jobs[job.id], now)) for job in waiting)
-
-    def _for(self, job: Job, now: float) -> Optional[float]:
-        if job.overtaken is None:
-            return None
-        return now - self._since.setdefault(job.id, now - job.overtaken)
+        return tuple(
+            job
+            if (written := jobs[job.id].overtaken) is None
+            else job._replace(overtaken=now - self._since.setdefault(job.id, now - written))
+            for job in waiting
+        )
 
     def due(self, job: Waiting, overtaken: bool, now: float) -> Optional[float]:
         """What is to be written of the first blocked job after a plan; None: nothing."""
