@@ -38,7 +38,7 @@ def main(words: list[str]) -> int:
 def _drain(head: Head, chosen: list[Node], found: Namespace) -> None:
     from skyq.head import nodes
 
-    nodes.drain(head, [node.name for node in chosen], user(), " ".join(found.reason.split())[:200])
+    nodes.drain(head, [node.name for node in chosen], user(), found.reason)
     for node in chosen:
         ids = [job.id for job in nodes.users_of(head, node.name)]
         still = " It still has %s." % jobs_text(ids) if ids else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from argparse import Namespace
 
 from skyq.cli.jobwords import add_jobs, on_jobs
@@ -36,8 +35,9 @@ def main(words: list[str]) -> int:
 
 
 def _hold(head: Head, ids: list[int], found: Namespace) -> int:
-    text = "held by %s since %s" % (user(), time.strftime("%Y-%m-%d %H:%M:%S"))
-    held = head.hold(ids, text)
+    from skyq.head.waits import signed
+
+    held = head.hold(ids, signed("held", user()))
     if held:
         print("Held: %s. To let it start: skyq release %s %s" % (jobs_text(held), head.cluster, held[0]))
     return tell_others(head, ids, held)

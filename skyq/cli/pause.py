@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from skyq.cli.jobwords import on_head
 from skyq.cli.nodewords import add_cluster, read
 from skyq.cli.parser import Parser
@@ -32,11 +30,11 @@ def parser() -> Parser:
 def main(words: list[str]) -> int:
     """Exit code 0."""
     found = read(parser(), words)
-    why = " ".join(found.reason.split())[:200]
 
     def pause(head: Head) -> int:
-        text = "the queue is paused by %s since %s" % (user(), time.strftime("%Y-%m-%d %H:%M:%S"))
-        head.pause(text + (": " + why if why else ""))
+        from skyq.head.waits import signed
+
+        head.pause(signed("the queue is paused", user(), found.reason))
         print("Queue %s is paused: nothing starts. To go on: skyq resume %s" % (head.cluster, head.cluster))
         return 0
 

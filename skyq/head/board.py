@@ -6,7 +6,7 @@ All of it can be had again: jobs from the store, phases by asking the nodes.
 from __future__ import annotations
 
 import json
-from typing import Dict, List, Set, Tuple
+from typing import Dict, List, Sequence, Set, Tuple
 
 from skyq.core import states
 from skyq.core.lifecycle import EXITED, GONE, LIVE, PREPARED, Course, Phase, Verdict, next_verdict
@@ -25,6 +25,8 @@ class Board:
         self.rev = 0
         self.jobs: Dict[int, Job] = {}
         self.waiting: Dict[int, Waiting] = {}
+        self.bound: Set[int] = set()
+        """Those of them that are held, or wait for other jobs."""
         self.holding: Dict[int, Holding] = {}
         self.phases: Dict[int, Dict[str, Phase]] = {}
         self.stopping: Set[Tuple[int, str]] = set()
@@ -57,6 +59,7 @@ class Board:
     def put(self, job: Job, store: Store) -> None:
         """One job as it is now."""
         self.waiting.pop(job.id, None)
+        self.bound.discard(job.id)
         self.holding.pop(job.id, None)
         if job.state not in states.WAITING:
             self.overtaken.forget(job.id)
@@ -69,6 +72,8 @@ class Board:
             self._forget_steps(job)
             if job.cancel_requested_at is None:
                 self.waiting[job.id] = Waiting(job.id, job.num_nodes, job.alternatives, job.priority)
+                if job.held or job.after:
+                    self.bound.add(job.id)
             return
         self.holding[job.id] = Holding(job.id, job.grants)
         self.phases.setdefault(job.id, {})
@@ -138,7 +143,7 @@ class Board:
                 bool(message.get("stopped")),
                 self.where(self.node_of(job, step), why) if unstarted and why else why,
                 unstarted,
-                _pids_text(message.get("stuck")),
+                _pids_text(message.get("stuck", ())),
             )
         self.dirty.add(job.id)
 
@@ -206,13 +211,9 @@ class Board:
         return [self.jobs[job_id] for job_id in sorted(self.dirty)]
 
 
-def _pids_text(stuck: object) -> str:
+def _pids_text(stuck: Sequence[Tuple[int, str]]) -> str:
     """ "pids 4711 (python), 4712 (python)" of what a node names as stuck."""
-    them = ["%d (%s)" % (int(pid), name) for pid, name in stuck] if isinstance(stuck, list) else []
-    if not them:
+    if not stuck:
         return ""
-    return "".join(char if char.isprintable() else "?" for char in _counted(them))[:300]
-
-
-def _counted(them: List[str]) -> str:
-    return "%s %s" % ("pid" if len(them) == 1 else "pids", ", ".join(them))
+    them = ", ".join("%d (%s)" % (pid, name) for pid, name in stuck)
+    return plain("pid%s %s" % ("" if len(stuck) == 1 else "s", them))[:300]

@@ -15,7 +15,7 @@ from skyq.core import schedule, states
 from skyq.core.accelerators import resources_text
 from skyq.core.after import After
 from skyq.core.errors import Misfit, SkyqError
-from skyq.core.model import Grant, Holding, Job, Node, Snapshot, Task, Waiting
+from skyq.core.model import Grant, Holding, Job, Node, Request, Snapshot, Task, Waiting
 from skyq.core.paths import ClusterDir, attempt_logs, host_word, step_log
 from skyq.core.rankenv import task_id
 from skyq.core.request import LONGEST_ID
@@ -62,18 +62,15 @@ class Head:
         nothing of it is left.
         """
         self.check(task)
-        wake.ready()  # before the job is queued: who fails after that would say that it isn't
-        job_id = self._store(task, user, uuid, copy or workdirs.linked())
-        try:
-            self.wake()
-        except OSError:
-            pass  # too many processes: it is in the queue, and the next command or cron starts it
-        return job_id
+        return self._store(task, user, uuid, copy or workdirs.linked())
 
     def check(self, task: Task) -> None:
         """Raise Misfit when the cluster could never run the task, SkyqError when it takes none now."""
+        self._check(task.num_nodes, task.alternatives)
+
+    def _check(self, num_nodes: int, alternatives: Tuple[Request, ...]) -> None:
         self._refuse_if_closed()
-        why = schedule.misfit(self.store.nodes(), task.num_nodes, task.alternatives, self.cluster)
+        why = schedule.misfit(self.store.nodes(), num_nodes, alternatives, self.cluster)
         if why:
             raise Misfit(why)
 
@@ -107,6 +104,7 @@ class Head:
         return self._insert(new, task.secrets)
 
     def _insert(self, new: NewJob, secrets: Dict[str, str]) -> int:
+        wake.ready()  # before the job is queued: who fails after that would say that it isn't
         now = new.submitted_at
         with self.store.transaction(), specs.saved_secrets(self.where, new.uuid, secrets):
             self._refuse_if_closed()
@@ -117,11 +115,15 @@ class Head:
             private_folders(self.where.job_logs(job_id, new.name or ""))
         except OSError:
             pass  # the job is in the queue; the dispatcher makes the folder before it starts it
+        try:
+            self.wake()
+        except OSError:
+            pass  # too many processes: it is in the queue, and the next command or cron starts it
         return job_id
 
     def check_rerun(self, job: Job) -> None:
         """Raise SkyqError where a job can't be run once more."""
-        self._refuse_if_closed()
+        self._check(job.num_nodes, job.alternatives)
         spec = json.loads(self.store.spec(job.id))
         if spec["secrets"]:
             text = "Job %d had secrets (%s), which are gone. Submit it again with `skyq exec`."
@@ -129,9 +131,6 @@ class Head:
         if spec.get("cwd") and not os.path.isdir(spec["cwd"]):
             text = "The folder that job %d ran in is gone: %s. Submit it again with `skyq exec`."
             raise SkyqError(text % (job.id, spec["cwd"]))
-        why = schedule.misfit(self.store.nodes(), job.num_nodes, job.alternatives, self.cluster)
-        if why:
-            raise Misfit(why)
 
     def rerun(self, job: Job, user: str, uuid: str) -> int:
         """The id of a new job that does what that one did, in the same folder. See check_rerun()."""
@@ -139,9 +138,7 @@ class Head:
             *(uuid, job.name, user, time.time(), job.num_nodes, job.alternatives, job.priority),
             *(job.has_setup, job.cpus_shown, self.store.spec(job.id), job.recovery),
         )
-        job_id = self._insert(new, {})
-        self.wake()
-        return job_id
+        return self._insert(new, {})
 
     def after_of(self, task: Task, user: str) -> Tuple[After, ...]:
         """The ids of the jobs that it waits for: of a name the user's newest one. Raises SkyqError."""

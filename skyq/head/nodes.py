@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import List, Sequence, Set
 
 from skyq.core import states
 from skyq.core.errors import SkyqError
 from skyq.core.model import Job
-from skyq.head import specs
+from skyq.head import specs, waits
 from skyq.head.head import Head
 from skyq.head.links import UNREACHABLE
 from skyq.store.store import Store
 
 ABANDONED = "abandoned"
 """The setting with the names of unreachable nodes that are being removed: what runs there is lost."""
-DRAINED = "drained by "
 
 
 def drain(head: Head, names: Sequence[str], by: str, why: str) -> None:
     """Start nothing new on these; what runs there goes on."""
-    text = "%s%s since %s" % (DRAINED, by, time.strftime("%Y-%m-%d %H:%M:%S")) + (": " + why if why else "")
-    _mark(head, {name: text for name in names})
+    _mark(head, dict.fromkeys(names, waits.signed("drained", by, why)))
 
 
 def resume(head: Head, names: Sequence[str]) -> None:

@@ -155,8 +155,9 @@ def _plan(store: Store, board: Board, nodes: Tuple[Node, ...], away: Set[str], a
     if not waiting:
         overtaking.keep(store, None)
         return
-    quarantined = store.quarantined()
-    nodes = tuple(node._replace(quarantined=quarantined.get(node.name, ())) for node in nodes)
+    if acts.quarantined:  # just now; of older ones the nodes tell
+        quarantined = store.quarantined()
+        nodes = tuple(node._replace(quarantined=quarantined.get(node.name, ())) for node in nodes)
     if away:
         # No rank runs twice at once: what a lost node may still run of a job comes to an end first.
         waiting = tuple(job for job in waiting if not away.intersection(board.jobs[job.id].awaits))
@@ -191,16 +192,18 @@ def _plan(store: Store, board: Board, nodes: Tuple[Node, ...], away: Set[str], a
 def _free_to_start(store: Store, board: Board, acts: Acts) -> Tuple[Waiting, ...]:
     """The waiting jobs that nobody holds, and that wait for no other job. Who does in vain is cancelled."""
     while True:
-        jobs = [board.jobs[job_id] for job_id in board.waiting]
-        stand = waits.standings(store, jobs)
-        in_vain = [job for job in jobs if job.id in stand and stand[job.id].never]
+        bound = [board.jobs[job_id] for job_id in sorted(board.bound)]
+        stand = waits.standings(store, bound)
+        in_vain = [job for job in bound if job.after and stand[job.id].never]
         for job in in_vain:
             _move(store, board, job, states.CANCELLED, ended_at=time.time(), reason=stand[job.id].never)
             acts.ended.append(job.uuid)
         if not in_vain:
             break  # others may have waited for those
-    free = (job.id for job in jobs if not job.held and (job.id not in stand or stand[job.id].met))
-    return () if store.get(PAUSED) else tuple(board.waiting[job_id] for job_id in free)
+    if store.get(PAUSED):
+        return ()
+    kept = {job.id for job in bound if job.held or not stand[job.id].met}
+    return tuple(job for job in board.waiting.values() if job.id not in kept)
 
 
 def _note_overtaken(store: Store, board: Board, first: Waiting, seconds: Optional[float]) -> None:

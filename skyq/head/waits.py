@@ -1,7 +1,8 @@
-"""Jobs that wait for other jobs, as the store has those."""
+"""What lets jobs wait that would fit: other jobs, and what people have ordered."""
 
 from __future__ import annotations
 
+import time
 from typing import Dict, Iterable
 
 from skyq.core import after
@@ -15,3 +16,9 @@ def standings(store: Store, jobs: Iterable[Job]) -> Dict[int, Standing]:
     bound = [job for job in jobs if job.after]
     now = store.states_of({job_id for job in bound for job_id, _ in job.after}) if bound else {}
     return {job.id: after.standing(job.after, now) for job in bound}
+
+
+def signed(what: str, by: str, why: str = "") -> str:
+    """An order as it is shown: what, by whom, since now, and why, on one line."""
+    why = " ".join(why.split())[:200]
+    return "%s by %s since %s" % (what, by, time.strftime("%Y-%m-%d %H:%M:%S")) + (": " + why if why else "")
