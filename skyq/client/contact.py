@@ -6,7 +6,7 @@ machine remembers only where the head is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from skyq import __version__
@@ -189,17 +189,7 @@ class _Making:
     def _settle_head(self) -> None:
         if not self.head.claim:
             self.party.tell("%s is the head: sending skyq there" % self.head.name)
-        self._twice(self.head, self._settle_as_head)
-
-    def _twice(self, guest: Guest, action: Callable[[Guest], None]) -> None:
-        """Where it is killed on the host in the middle of it, once more from its landing on."""
-        try:
-            action(guest)
-        except Ended:
-            claim = guest.found.get("claim")
-            self.party.land(guest)
-            guest.found["claim"] = claim  # what is there by now is our own
-            action(guest)
+        self.party.twice(self.head, self._settle_as_head)
 
     def _settle_as_head(self, head: Guest) -> None:
         try:
@@ -227,11 +217,11 @@ class _Making:
         workers = [guest for guest in self.party.present if guest is not self.head]
         if workers:
             self.party.tell("Sending skyq to %s" % names(workers))
-        self.party.each(lambda guest: self._twice(guest, self._settle), workers)
+        self.party.each(lambda guest: self.party.twice(guest, self._settle), workers)
         workers = [guest for guest in workers if not guest.trouble]
         # Of those with one home one at a time, and once, is enough.
         homes = {guest.facts["token"]: guest for guest in reversed(workers)}
-        self.party.each(lambda guest: self._twice(guest, self._open_home), list(homes.values()))
+        self.party.each(lambda guest: self.party.twice(guest, self._open_home), list(homes.values()))
         for guest in workers:
             why = homes[guest.facts["token"]].trouble
             if why and not guest.trouble:
