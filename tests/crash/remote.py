@@ -151,6 +151,8 @@ class LabWorld(World):
                     names[:] = [name for name in names if name != "app"]
                     for name in (*names, *files):
                         os.utime(Path(folder, name), (old, old), follow_symlinks=False)
+            for path in host.home.glob("sky_workdir.*"):
+                os.utime(path, (old, old), follow_symlinks=False)
 
     def see(self) -> Seen:
         """All that the check needs."""
