@@ -134,12 +134,13 @@ class LabWorld(World):
     def go_on(self) -> None:
         """The same command as before makes of whatever there is a cluster, and a job runs on all of it."""
         self.age()
-        if any(list((host.home / ".skyq").rglob("*.new")) for host in self.lab.nodes):
-            self.type("add", "lab", "node0", "node1")  # the next contact removes them
         script = Truth.script("echo $id >>~/truth/ends")
         files = ["--workdir", "project"] if (self.cluster.client.home / "project").exists() else []
         words = ["exec", "lab", "-n", LATEST, "--num-nodes", "2", "--gpus", "H100:4", *files, script]
         self.acknowledge(LATEST, self.type(*words))
+        places = [place for host in self.lab.nodes for place in (host.home / ".skyq", host.path("/var/tmp"))]
+        if any(list(place.rglob("*.new")) for place in places):
+            self.type("add", "lab", "node0", "node1")  # the next contact removes them
         self.type("clean", "lab", "--older", "0d", "-y")
 
     def age(self) -> None:
