@@ -159,8 +159,8 @@ def join(cluster: str, head: Message, workers: List[Message]) -> Dict[str, str]:
 
 
 def enlist(cluster: str, head_now: Message, workers: List[Message]) -> Dict[str, str]:
-    """Take in more workers, while jobs run; as join(), which must have been. A node that was there before keeps
-    its place.
+    """Take in more workers, while jobs run; as join(), which must have been. A node that was there before
+    keeps its place.
 
     `head_now`: what the head has, if that was seen again.
     """

@@ -39,6 +39,7 @@ KNOWN = (
     r"tmp/skyq-host\.(claim|shims)",
 )
 KNOWN_ON_HEAD = (
+    r"tmp/skyq-host\.claim\.[0-9a-f]{8}\.new",  # the next node agent removes it
     r"skyq/bin/skyq\.[0-9a-f]{8}\.new",  # the dispatcher, when it sees to the crontab
     r"skyq/clusters/lab(/(queue\.db(-wal|-shm)?|journal|tick\.lock|founding\.lock|dispatcher\.(log|sock)|ticked))?",
     r"skyq/clusters/lab/ssh(/(id_ed25519(\.pub)?|known_hosts))?",
