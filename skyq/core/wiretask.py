@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Dict, Tuple
 
 from skyq.core.errors import ProtocolError
-from skyq.core.model import Git, Recovery, Request, Task
+from skyq.core.model import Git, Recovery, Request, Task, TimeLimit
 from skyq.core.protocol import Message
 
 
@@ -15,6 +15,7 @@ def packed(task: Task) -> Message:
     fields["alternatives"] = [request._asdict() for request in task.alternatives]
     fields["git"] = task.git and task.git._asdict()
     fields["recovery"] = task.recovery._asdict()
+    fields["time_limit"] = task.time_limit._asdict()
     return fields
 
 
@@ -34,6 +35,8 @@ def unpacked(message: Message) -> Task:
         if "recovery" in fields:
             recovery = Recovery(**_known(Recovery, fields["recovery"]))
             fields["recovery"] = recovery._replace(codes=tuple(recovery.codes))
+        if "time_limit" in fields:
+            fields["time_limit"] = TimeLimit(**_known(TimeLimit, fields["time_limit"]))
         if "after" in fields:
             fields["after"] = tuple((str(word), str(kind)) for word, kind in fields["after"])
         if "warnings" in fields:

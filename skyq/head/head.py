@@ -20,7 +20,7 @@ from skyq.core.paths import ClusterDir, attempt_logs, host_word, step_log
 from skyq.core.rankenv import task_id
 from skyq.core.request import LONGEST_ID
 from skyq.core.versions import order
-from skyq.head import overtaking, specs, waits, wake, workdirs
+from skyq.head import limits, overtaking, specs, waits, wake, workdirs
 from skyq.head.fleet import UNGROUPED
 from skyq.head.links import CONNECTING, ENDING, UNREACHABLE
 from skyq.store.place import make_private, private_folders
@@ -77,7 +77,10 @@ class Head:
     def forecast(self, task: Task) -> str:
         """Where the task would start now, or what it would wait for. Nothing is submitted."""
         newest = self.store.latest()
-        waiting = Waiting(newest.id + 1 if newest else 1, task.num_nodes, task.alternatives, task.priority)
+        limit = task.time_limit._replace(grace=specs.grace()).most(2 if task.setup is not None else 1)
+        waiting = Waiting(
+            newest.id + 1 if newest else 1, task.num_nodes, task.alternatives, task.priority, limit=limit
+        )
         snapshot = self._snapshot()
         snapshot = snapshot._replace(waiting=(*snapshot.waiting, waiting))
         plan = schedule.plan(snapshot, 0.0)
@@ -99,6 +102,7 @@ class Head:
             cpus_shown=task.cpus_shown,
             recovery=task.recovery,
             after=self.after_of(task, user),
+            time_limit=task.time_limit._replace(grace=specs.grace()),
             spec=specs.stored(task, cwd),
         )
         return self._insert(new, task.secrets)
@@ -137,6 +141,7 @@ class Head:
         new = NewJob(
             *(uuid, job.name, user, time.time(), job.num_nodes, job.alternatives, job.priority),
             *(job.has_setup, job.cpus_shown, self.store.spec(job.id), job.recovery),
+            time_limit=job.time_limit,
         )
         return self._insert(new, {})
 
@@ -247,13 +252,13 @@ class Head:
         return {name for name, why in self.trouble().items() if why.startswith(words)}
 
     def _snapshot(self) -> Snapshot:
-        everybody, away = self.store.jobs(unfinished=True), self._away()
+        everybody, away, ends = self.store.jobs(unfinished=True), self._away(), limits.read(self.store)
         stand = waits.standings(self.store, everybody)
         return Snapshot(
             tuple(self.nodes()),
-            tuple(Holding(j.id, j.grants) for j in everybody if j.state in states.ACTIVE),
+            tuple(Holding(j.id, j.grants, ends.get(j.id)) for j in everybody if j.state in states.ACTIVE),
             tuple(
-                Waiting(j.id, j.num_nodes, j.alternatives, j.priority, j.overtaken)
+                Waiting(j.id, j.num_nodes, j.alternatives, j.priority, j.overtaken, j.longest)
                 for j in everybody
                 if j.state in states.WAITING
                 and not (away.intersection(j.awaits) or j.held)

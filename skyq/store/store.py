@@ -15,19 +15,20 @@ from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Opt
 
 from skyq.core import states
 from skyq.core.errors import StoreError
-from skyq.core.model import Device, Grant, Job, Node, Quarantine, Reach, Recovery, Request
+from skyq.core.model import Device, Grant, Job, Node, Quarantine, Reach, Recovery, Request, TimeLimit
 from skyq.core.paths import ClusterDir
 from skyq.store.journal import Entry, Journal
 from skyq.store.place import refuse_planted
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 BUSY_TIMEOUT = 60.0  # seconds; a transaction lasts milliseconds, so whoever waits longer has a bug to report
 
 _COLUMNS = (
     "id, uuid, name, user, state, submitted_at, started_at, ended_at, num_nodes, alternatives, priority, "
     "attempt, alternative, cancel_requested_at, reason, exit_codes, has_setup, cpus_shown, task_id, pids, "
     "grants, setup_on, rev, recovery, failures, losses, awaits, overtaken, after, "
-    "held"
+    "held, "
+    "time_limit"
 )
 _UPGRADES = {
     1: (
@@ -59,6 +60,7 @@ _UPGRADES = {
         "WHERE node = NEW.node AND device = NEW.device) "
         "BEGIN SELECT RAISE(ABORT, 'a device is quarantined'); END",
     ),
+    4: ("""ALTER TABLE jobs ADD COLUMN time_limit TEXT NOT NULL DEFAULT '[0,"",0,0]'""",),
 }
 """What takes a database from a version to the next one. Nothing is lost."""
 _OF_ATTEMPT = (
@@ -70,7 +72,7 @@ PAUSED = "paused"
 """The setting that lets nothing start: by whom, since when."""
 _WHOLE = ("nodes", "meta", "owed_logs", "quarantine")
 """Small tables: the journal has all of one where anything of it changed."""
-_PASSING = frozenset({"trouble", "since", "node_seen", "ungrouped"})
+_PASSING = frozenset({"trouble", "since", "node_seen", "ungrouped", "ends"})
 """Settings that change often, and are found out again by themselves."""
 _UNFINISHED = "state IN ('PENDING', 'SETTING_UP', 'RUNNING')"
 
@@ -91,6 +93,7 @@ class NewJob(NamedTuple):
     """JSON; opaque here."""
     recovery: Recovery = Recovery()
     after: Tuple[Tuple[int, str], ...] = ()
+    time_limit: TimeLimit = TimeLimit()
 
 
 class OwedLog(NamedTuple):
@@ -322,6 +325,7 @@ class Store:
             "cpus_shown": new.cpus_shown,
             "recovery": _dump(new.recovery),
             "after": _dump(new.after),
+            "time_limit": _dump(new.time_limit),
             "rev": self.rev() + 1,
             "spec": new.spec,
         }
@@ -607,6 +611,11 @@ def _recovery(text: str) -> Recovery:
     return Recovery(retries, tuple(codes), requeue)
 
 
+@functools.lru_cache(maxsize=256)
+def _time_limit(text: str) -> TimeLimit:
+    return TimeLimit(*json.loads(text))
+
+
 @functools.lru_cache(maxsize=4096)
 def _alternatives(text: str) -> Tuple[Request, ...]:
     """Equal requests become one object: 10,000 waiting jobs ask for a handful of different things."""
@@ -645,5 +654,6 @@ _READ: Dict[str, Any] = {
     "grants": _grants,
     "recovery": _recovery,
     "after": lambda text: tuple((job_id, kind) for job_id, kind in json.loads(text)),
+    "time_limit": _time_limit,
 }
 _READ_AT = {at: _READ[name] for at, name in enumerate(_COLUMNS.split(", ")) if name in _READ}
