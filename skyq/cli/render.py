@@ -273,6 +273,7 @@ def _queue_record(row: QueueRow) -> dict[str, object]:
         "attempt": job.number,
         "retries": job.recovery.retries,
         "requeue": job.recovery.requeue,
+        "time_limit": job.time_limit.seconds or None,
         "priority": job.priority,
         "cancel_requested_at": job.cancel_requested_at,
         "task_id": job.task_id,

@@ -300,8 +300,8 @@ def check_limit(limit: TimeLimit) -> TimeLimit:
         )
     if limit.signal and limit.before >= limit.seconds:
         raise TaskError(
-            "The signal %s would come %s before a time limit of %s: at the start. Give a shorter time: %s@10"
-            % (limit.signal, duration(limit.before), duration(limit.seconds), limit.signal)
+            "A signal %s before a time limit of %s would come before the start. Give less: --signal %s@%d"
+            % (duration(limit.before), duration(limit.seconds), limit.signal, max(1, limit.seconds // 10))
         )
     return limit
 

@@ -20,6 +20,7 @@ from skyq.core.paths import ClusterDir, attempt_logs, host_word, step_log
 from skyq.core.rankenv import task_id
 from skyq.core.request import LONGEST_ID
 from skyq.core.versions import order
+from skyq.core.words import within
 from skyq.head import limits, overtaking, specs, waits, wake, workdirs
 from skyq.head.fleet import UNGROUPED
 from skyq.head.links import CONNECTING, ENDING, UNREACHABLE
@@ -33,6 +34,7 @@ NEWEST = "version"
 ALONE_UNTIL = "alone_until"
 """The setting that has the id of the last job from before a cluster of one node grew."""
 NO_END = 1 << 62
+_BY_LIMITS = "if all that is before it lasts to its time limit and nothing comes between"
 _CLOSED = (
     "Cluster '%s' is being removed by `skyq down`: it takes no jobs. Submit again when that has ended.\n"
     "If it was interrupted, type it again: `skyq down %s` goes on, or takes it back if you answer no."
@@ -87,7 +89,24 @@ class Head:
         for start in plan.starts:
             if start.job == waiting.id:
                 return "It would start now, on " + "; ".join(map(_grant_text, start.grants)) + "."
-        return "It would wait: %s." % plan.reason(waiting)
+        when = self._when(snapshot, waiting.id)
+        return "It would wait: %s.%s" % (plan.reason(waiting), " It would start %s." % when if when else "")
+
+    def when(self, job: Job) -> str:
+        """By when a waiting job starts, as far as time limits tell: "in 40m if ..."; "": they don't."""
+        return self._when(self._snapshot(), job.id) if limits.read(self.store) else ""
+
+    def _when(self, snapshot: Snapshot, job_id: int) -> str:
+        if self.store.get(PAUSED) or all(job.id != job_id for job in snapshot.waiting):
+            return ""
+        from skyq.core.simulate import forecast
+
+        return "in %s %s" % (within(seconds), _BY_LIMITS) if (seconds := forecast(snapshot, job_id)) else ""
+
+    def ends_in(self, job: Job) -> Optional[float]:
+        """Seconds until an active job reaches its time limit; None: it has none, or that isn't known now."""
+        found = limits.read(self.store).get(job.id)
+        return None if found is None else limits.until_limit(job, found)
 
     def _store(self, task: Task, user: str, uuid: str, cwd: str) -> int:
         new = NewJob(
