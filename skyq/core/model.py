@@ -78,6 +78,31 @@ class Git(NamedTuple):
     """Branch, tag or commit; empty: the remote's HEAD."""
 
 
+class Batch(NamedTuple):
+    """What the jobs of a task differ in that is many: a number, variables. Each combination is one job."""
+
+    indices: Tuple[int, ...] = ()
+    sweeps: Tuple[Tuple[str, Tuple[str, ...]], ...] = ()
+    """Variables, each with its values."""
+    at_once: int = 0
+    """How many of the jobs may run at once; 0: all."""
+
+
+class Array(NamedTuple):
+    """The jobs of one batch, as the store has them. Their ids are a plain range."""
+
+    first: int
+    """The least id."""
+    count: int  # type: ignore[assignment]
+    at_once: int = 0
+    """How many of them may run at once; 0: all."""
+
+    @property
+    def last(self) -> int:
+        """The greatest id."""
+        return self.first + self.count - 1
+
+
 class Task(NamedTuple):
     """The checked spec of a job: a task file with the command line's overrides applied."""
 
@@ -108,6 +133,8 @@ class Task(NamedTuple):
     """From which `launch` takes hosts; ANY_POOL: whichever; empty: not said."""
     warnings: Tuple[str, ...] = ()
     """One line each, for the person who submits."""
+    batch: Optional[Batch] = None
+    """None: it is one job."""
     time_limit: TimeLimit = TimeLimit()
 
     def __repr__(self) -> str:
@@ -193,6 +220,17 @@ class Waiting(NamedTuple):
     """Seconds since a later job first started where this one, the first blocked, might; None: none did."""
     limit: Optional[float] = None
     """Seconds after its start by which it has surely ended; None: it has no limit."""
+    array: Optional[Array] = None
+    """If it is one of those of which only some may run at once."""
+
+    @classmethod
+    def of(cls, job: Job) -> Waiting:
+        """Of a PENDING job."""
+        return cls(
+            *(job.id, job.num_nodes, job.alternatives, job.priority, job.overtaken),
+            limit=job.longest,
+            array=job.array if job.array and job.array.at_once else None,
+        )
 
 
 class Holding(NamedTuple):
@@ -202,6 +240,13 @@ class Holding(NamedTuple):
     grants: Tuple[Grant, ...]
     ends_in: Optional[float] = None
     """Seconds until its time limit has ended it for sure; None: it has none, or it isn't known yet."""
+    array: Optional[Array] = None
+    """See Waiting."""
+
+    @classmethod
+    def of(cls, job: Job) -> Holding:
+        """Of an ACTIVE job."""
+        return cls(job.id, job.grants, array=job.array if job.array and job.array.at_once else None)
 
 
 class Start(NamedTuple):
@@ -274,6 +319,8 @@ class Job(NamedTuple):
     """Jobs that it waits for; see core/after.py."""
     held: str = ""
     """By whom it is kept from starting, since when; empty: it isn't."""
+    array: Optional[Array] = None
+    """Of which it is one; None: it came alone."""
     time_limit: TimeLimit = TimeLimit()
 
     @property

@@ -14,6 +14,7 @@ from skyq.core.model import (
     ANY_POOL,
     DEFAULT_CPUS,
     UNIT,
+    Batch,
     Git,
     Recovery,
     Request,
@@ -82,6 +83,8 @@ class Overrides(NamedTuple):
     requeue: bool = False
     after: Tuple[Tuple[str, str], ...] = ()
     """See Task.after."""
+    batch: Optional[Batch] = None
+    """See Task.batch."""
     time: Optional[str] = None
     """As typed; the word none clears the task's limit, and its signal."""
     signal: Optional[str] = None
@@ -131,6 +134,18 @@ def check_name(name: str) -> str:
             "at most %d characters: my-task" % (show(name), MAX_NAME)
         )
     return name
+
+
+def id_range(word: str) -> Optional[range]:
+    """The ids that a word stands for, "7" or "12-111"; None: it is neither. Of a number too long for any
+    job's id, none.
+    """
+    first, dash, last = word.partition("-")
+    if not all(part.isascii() and part.isdigit() for part in ((first, last) if dash else (first,))):
+        return None
+    if max(len(first), len(last)) > LONGEST_ID:
+        return range(0)
+    return range(int(first), int(last if dash else first) + 1)
 
 
 def valid_env_name(name: str) -> bool:
@@ -366,12 +381,11 @@ def apply(task: Task, overrides: Overrides) -> Task:
     if overrides.memory is not None:
         parse_memory(overrides.memory)
         changes["least_memory"] = least(None, overrides.memory)[1]
-    if overrides.after:
-        changes["after"] = overrides.after
+    for field in ("after", "batch", "pool"):
+        if getattr(overrides, field):
+            changes[field] = getattr(overrides, field)
     changes["recovery"] = _recovery(task.recovery, overrides)
     changes["time_limit"] = _time_limit(task.time_limit, overrides)
-    if overrides.pool:
-        changes["pool"] = overrides.pool
     secrets = changes["secrets"] = {**task.secrets, **overrides.secrets}
     # A secret beats the env of its name, which may hold the same value: it goes no further than the secret.
     envs = {**task.envs, **overrides.envs}

@@ -137,7 +137,7 @@ class _Queue:
         return Snapshot(self.nodes, running, waiting, self._reserve_after, self._reserved)
 
     def _start(self, job: Waiting, start: Start) -> None:
-        self.running[job.id] = Holding(job.id, start.grants)
+        self.running[job.id] = Holding(job.id, start.grants, array=job.array)
         lasts = self._lasts(job)
         if lasts is not None:
             heappush(self.ends, (self.moment + lasts, job.id))
