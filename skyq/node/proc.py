@@ -178,7 +178,9 @@ def is_skyq(pid: int) -> bool:
 
 
 def expects(pid: int, number: int) -> bool:
-    """Whether a process has a handler for a signal, or keeps it back to ask for it: it won't die of it."""
+    """Whether a process has a handler for a signal, or keeps it back to look for it: it won't die of it.
+    (Who sits in sigwait() for it can't be told from who would die.)
+    """
     try:
         with open("/proc/%d/status" % pid, "rb") as file:
             masks = [int(line.split()[1], 16) for line in file if line.startswith((b"SigCgt:", b"SigBlk:"))]
