@@ -406,13 +406,15 @@ def test_a_rank_that_was_ended_with_the_others_does_not_ask_for_another_attempt(
 
 # Time limits.
 
+ONCE = Recovery()
+
 
 def expired(code: int = 143, at: int = GONE) -> Phase:
     """Its time limit ended it."""
     return Phase(at, code, expired=True)
 
 
-def limited(*ranks: Phase, recovery: Recovery = Recovery(), cancel: str = "") -> Verdict:
+def limited(*ranks: Phase, recovery: Recovery = ONCE, cancel: str = "") -> Verdict:
     """Of a running job of these ranks with a limit of 90 minutes."""
     runs = ["run-%d" % rank for rank in range(len(ranks))]
     return next_verdict(Course(RUNNING, [], runs, cancel, recovery, limit=5400), dict(zip(runs, ranks)))

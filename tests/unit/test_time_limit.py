@@ -34,7 +34,7 @@ def test_a_time_limit(text: str, seconds: int) -> None:
 
 @pytest.mark.parametrize("text", ["90", "2", "90:00", "1:30", "007"])
 def test_what_can_be_read_in_two_ways_is_refused(text: str) -> None:
-    with pytest.raises(TaskError, match="can be read in two ways. Write the units"):
+    with pytest.raises(TaskError, match=r"can be read in two ways. Write the units"):
         parse_time(text)
     with pytest.raises(TaskError, match=r"two ways.*\(t.yaml, line 1\)"):
         load_task("time_limit: %s\nrun: a" % text, "t.yaml")
@@ -83,9 +83,9 @@ def test_the_command_line_wins_over_the_file_part_by_part() -> None:
 
 
 def test_a_signal_needs_a_limit_that_is_longer() -> None:
-    with pytest.raises(TaskError, match="there is none. Give one: --time 2h"):
+    with pytest.raises(TaskError, match=r"there is none. Give one: --time 2h"):
         command_task("a", Overrides(signal="USR1@60"))
-    with pytest.raises(TaskError, match="would come before the start. Give less: --signal USR1@6"):
+    with pytest.raises(TaskError, match=r"would come before the start. Give less: --signal USR1@6"):
         command_task("a", Overrides(time="1m", signal="USR1@60"))
 
 
@@ -95,11 +95,10 @@ def test_a_file_that_is_off_is_told_with_its_line(text: str) -> None:
         load_task(text + "\nrun: a", "t.yaml")
 
 
-@given(st.floats(0, 1e8))
+@given(st.floats(0, 6 * DAY))
 def test_what_may_still_take_is_never_told_too_short(seconds: float) -> None:
-    days = 0 if seconds > 6 * DAY else 1  # from a week on the words have other units
     told = parsed_duration(within(seconds).replace(" ", ""))
-    assert not days or told is None or seconds <= told <= max(1, seconds + HOUR)
+    assert told is not None and seconds <= told <= max(1, seconds + HOUR)
 
 
 @pytest.mark.parametrize(
@@ -119,8 +118,10 @@ def test_all_that_a_job_may_take() -> None:
 
 # What the nodes have told.
 
+MINUTE = TimeLimit(60, grace=5)
 
-def a_job(state: str = states.RUNNING, limit: TimeLimit = TimeLimit(60, grace=5)) -> Job:
+
+def a_job(state: str = states.RUNNING, limit: TimeLimit = MINUTE) -> Job:
     """With a time limit."""
     return Job(
         *(7, "uuid", None, "me", state, 0.0, 0.0, None, 1, (Request(),), 0, 1, 0, None, "", (), False),
