@@ -52,7 +52,8 @@ def test_a_setup_has_the_same_limit_on_its_own(queue: LocalQueue) -> None:
     queue.file("t.yaml", "setup: sleep 3\nrun: sleep 3; echo ran")
     queue.ok("launch", "-c", "local", "t.yaml", "-y", "--time", "5s")
     queue.file("t.yaml", "setup: sleep 600\nrun: echo ran")
-    assert queue.run("launch", "-c", "local", "t.yaml", "-y", "--time", "2s").code == 100
+    shown = queue.run("launch", "-c", "local", "t.yaml", "-y", "--time", "2s")
+    assert shown.code == 100 and ", time limit of 2s reached)." in shown.out
 
     record = queue.job(2)
     assert (record["status"], record["reason"]) == ("FAILED_SETUP", "setup failed: time limit of 2s reached")
