@@ -30,7 +30,8 @@ A spec: script (the user's text), env (the whole environment), cwd ("" for ~/sky
 cwd, the name of a folder that came as a parcel: transport/parcel.py says how), log (path, or "" for the run
 directory), grace (seconds between TERM and KILL), linger (leftovers live until `over`), hold (wait for `go`
 when all is ready; without one in so many seconds it never starts), tail ({from, sizes}: its log is wanted
-from an offset on: the bytes, or with `sizes` only how long it is).
+from an offset on: the bytes, or with `sizes` only how long it is), never (attach or report, but start
+nothing: why not).
 
 hello tells which steps this node still has something of: what the head doesn't know of, it stops. tail asks
 for the log of a step that is gone. Bytes of logs come when nothing else is to be said; log-end after all.
