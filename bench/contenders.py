@@ -6,9 +6,9 @@ Each runs jobs of one device (or one slot, where it knows none), `slots` at a ti
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -28,6 +28,8 @@ class Contender:
     """The words of one system. Those that it lacks raise Lacks."""
 
     name = ""
+    most = 1_000_000
+    """Jobs that it can hold."""
     environ: dict[str, str]
 
     def open(self, slots: int) -> None:
@@ -44,8 +46,6 @@ class Contender:
 
     def many(self, line: str, count: int) -> list[str]:
         """What a user would do for `count` separate jobs: a loop."""
-        import shlex
-
         return [
             "bash",
             "-c",
@@ -138,7 +138,8 @@ class Skyq(Contender):
     def gang(self) -> float:
         from over_ssh import lab, skyq
 
-        line = "echo $EPOCHREALTIME; ~/.skyq/bin/skyq exec lab -q --num-nodes 2 --gpus H100:4 'echo $EPOCHREALTIME'"
+        words = "exec lab -q --num-nodes 2 --gpus H100:4"
+        line = "echo $EPOCHREALTIME; ~/.skyq/bin/skyq %s 'echo $EPOCHREALTIME'" % words
         with lab(2) as found:
             skyq(found.client, "exec", "lab", "-q", "--num-nodes", "2", "true")
             return _gang(lambda: str(found.node(0).run(["bash", "-c", line]).stdout))
@@ -184,7 +185,15 @@ class Slurm(Contender):
         ]
 
     def listing(self) -> list[str]:
-        return ["squeue"]
+        return ["squeue", "--array"]
+
+    def fill(self, line: str, count: int) -> None:
+        """Thousands as arrays, each element of which is a job in a list: `sbatch` 10,000 times takes minutes."""
+        arrays, rest = divmod(count, 1000) if count > 1000 else (0, count)
+        for _ in range(arrays):
+            self.run(self.array(line, 1000))
+        if rest:
+            self.run(self.many(line, rest))
 
     def cancel(self, job: str) -> list[str]:
         return ["scancel", job]
@@ -218,6 +227,7 @@ class TaskSpooler(Contender):
     """Debian's `tsp`: one machine, slots, no devices."""
 
     name = "task-spooler"
+    most = 990  # a client each, until select() has no more room
 
     def open(self, slots: int) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="tsp-bench-"))
@@ -316,6 +326,9 @@ class HyperQueue(Contender):
 
     def release(self) -> None:
         self._worker(self._slots)
+
+    def gang(self) -> float:
+        raise Lacks("starts one process")
 
     def processes(self) -> list[int]:
         return [self._server.pid]

@@ -1,7 +1,7 @@
 """HyperQueue's Python package at work, in the environment that has it: it brings no command of its own.
 
 hq_side.py serve FOLDER              a server; each line it reads says what its next worker has: cores
-hq_side.py submit FOLDER LINE [N [MORE]]    N jobs of one task, one after the other, each running a shell line
+hq_side.py submit FOLDER LINE [N]    N jobs of one task, one after the other, each running a shell line
 hq_side.py array FOLDER LINE N       one job of N tasks
 hq_side.py nodes FOLDER LINE N       one job of one task on N workers
 """

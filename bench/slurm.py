@@ -1,7 +1,7 @@
 """Slurm as Debian packages it, on this machine alone: munged, slurmctld and a slurmd per node, in a folder.
 
-As its documentation has it: backfill, cons_tres, GRES with a file per device, and `proctrack/cgroup` where this
-machine's control groups let it run. Accounting is off, which is the quicker way.
+As its documentation has it: backfill, cons_tres, GRES with a file per device, and `proctrack/cgroup`. Accounting
+is off, which is quicker.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class SlurmCluster:
     def close(self) -> None:
         """End what was started, jobs first."""
         self.run("scancel", "--user=root")
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 30
         while self.run("squeue", "-h") and time.monotonic() < deadline:
             time.sleep(0.1)
         for process in reversed(self._processes):

@@ -217,8 +217,8 @@ class _Free:
 class _Candidates:
     """The rooms that one request fits in, best first.
 
-    A heap in which an entry counts only while it says how the room is now; a room that has changed since is
-    entered again before the next look. So a start costs what has changed, not the number of nodes.
+    A heap in which only the last entry of a room counts; a room that has changed since is entered again before
+    the next look. So a start costs what has changed, not the number of nodes.
     """
 
     def __init__(self, request: Request, rooms: Sequence[Room], touched: Sequence[int]) -> None:
@@ -226,8 +226,8 @@ class _Candidates:
         self._rooms = rooms
         self._touched = touched
         self._seen = len(touched)
-        usable = (room for room in rooms if not room.node.unusable)
-        self._heap = [found for found in (fit(request, room) for room in usable) if found]
+        self._now = [None if room.node.unusable else fit(request, room) for room in rooms]
+        self._heap = [entry for entry in self._now if entry]
         heapify(self._heap)
 
     def best(self, count: int) -> list[Room]:
@@ -236,8 +236,7 @@ class _Candidates:
         found: list[Fit] = []
         while self._heap and len(found) < count:
             entry = heappop(self._heap)
-            is_current = entry == fit(self.request, self._rooms[entry[-1]])
-            if is_current and entry not in found[-1:]:  # twins come one after the other
+            if entry is self._now[entry[-1]]:
                 found.append(entry)
         if len(found) < count:
             self._heap = found  # in order, thus a heap
@@ -246,9 +245,9 @@ class _Candidates:
 
     def _catch_up(self) -> None:
         for position in set(self._touched[self._seen :]):
-            found = fit(self.request, self._rooms[position])
-            if found:
-                heappush(self._heap, found)
+            self._now[position] = entry = fit(self.request, self._rooms[position])
+            if entry:
+                heappush(self._heap, entry)
         self._seen = len(self._touched)
 
 
