@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -72,6 +73,14 @@ def _lines(head: Head, job: Job, style: Style) -> list[str]:
         job.user,
     )
     lines = [title, style.branch(asked)]
+    if job.array:
+        own = json.loads(head.store.spec(job.id)).get("facts", {})
+        which = "number %s of the array %d-%d" % (
+            own.get("SKYQ_ARRAY_INDEX", "?"),
+            job.array.first,
+            job.array.last,
+        )
+        lines.append(style.branch(which + (", %d at once" % job.array.at_once if job.array.at_once else "")))
     if job.state in states.WAITING:
         order = (-job.priority, job.id)
         waiting = [other for other in head.jobs(None, True) if other.state in states.WAITING]

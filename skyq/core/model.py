@@ -58,6 +58,31 @@ class Git(NamedTuple):
     """Branch, tag or commit; empty: the remote's HEAD."""
 
 
+class Batch(NamedTuple):
+    """What the jobs of a task differ in that is many: a number, variables. Each combination is one job."""
+
+    indices: Tuple[int, ...] = ()
+    sweeps: Tuple[Tuple[str, Tuple[str, ...]], ...] = ()
+    """Variables, each with its values."""
+    at_once: int = 0
+    """How many of the jobs may run at once; 0: all."""
+
+
+class Array(NamedTuple):
+    """The jobs of one batch, as the store has them. Their ids are a plain range."""
+
+    first: int
+    """The least id."""
+    count: int  # type: ignore[assignment]
+    at_once: int = 0
+    """How many of them may run at once; 0: all."""
+
+    @property
+    def last(self) -> int:
+        """The greatest id."""
+        return self.first + self.count - 1
+
+
 class Task(NamedTuple):
     """The checked spec of a job: a task file with the command line's overrides applied."""
 
@@ -88,6 +113,8 @@ class Task(NamedTuple):
     """From which `launch` takes hosts; ANY_POOL: whichever; empty: not said."""
     warnings: Tuple[str, ...] = ()
     """One line each, for the person who submits."""
+    batch: Optional[Batch] = None
+    """None: it is one job."""
 
     def __repr__(self) -> str:
         return "Task(%s)" % without_secrets(self._asdict())
@@ -172,6 +199,16 @@ class Waiting(NamedTuple):
     """Seconds since a later job first started where this one, the first blocked, might; None: none did."""
     limit: Optional[float] = None
     """Seconds after which it is ended; None: it isn't."""
+    array: Optional[Array] = None
+    """If it is one of those of which only some may run at once."""
+
+    @classmethod
+    def of(cls, job: Job) -> Waiting:
+        """Of a PENDING job."""
+        return cls(
+            *(job.id, job.num_nodes, job.alternatives, job.priority, job.overtaken),
+            array=job.array if job.array and job.array.at_once else None,
+        )
 
 
 class Holding(NamedTuple):
@@ -181,6 +218,13 @@ class Holding(NamedTuple):
     grants: Tuple[Grant, ...]
     ends_in: Optional[float] = None
     """Seconds until its time limit has ended it for sure; None: it has none."""
+    array: Optional[Array] = None
+    """See Waiting."""
+
+    @classmethod
+    def of(cls, job: Job) -> Holding:
+        """Of an ACTIVE job."""
+        return cls(job.id, job.grants, array=job.array if job.array and job.array.at_once else None)
 
 
 class Start(NamedTuple):
@@ -253,6 +297,8 @@ class Job(NamedTuple):
     """Jobs that it waits for; see core/after.py."""
     held: str = ""
     """By whom it is kept from starting, since when; empty: it isn't."""
+    array: Optional[Array] = None
+    """Of which it is one; None: it came alone."""
 
     @property
     def number(self) -> int:

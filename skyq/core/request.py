@@ -10,7 +10,7 @@ import re
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from skyq.core.errors import TaskError
-from skyq.core.model import ANY_POOL, DEFAULT_CPUS, UNIT, Git, Recovery, Request, Task, without_secrets
+from skyq.core.model import ANY_POOL, DEFAULT_CPUS, UNIT, Batch, Git, Recovery, Request, Task, without_secrets
 
 COMMAND_NAME = "sky-cmd"
 """The name of a task that is a bare command (SkyPilot's)."""
@@ -65,6 +65,8 @@ class Overrides(NamedTuple):
     requeue: bool = False
     after: Tuple[Tuple[str, str], ...] = ()
     """See Task.after."""
+    batch: Optional[Batch] = None
+    """See Task.batch."""
 
     def __repr__(self) -> str:
         return "Overrides(%s)" % without_secrets(self._asdict())
@@ -111,6 +113,18 @@ def check_name(name: str) -> str:
             "at most %d characters: my-task" % (show(name), MAX_NAME)
         )
     return name
+
+
+def id_range(word: str) -> Optional[range]:
+    """The ids that a word stands for, "7" or "12-111"; None: it is neither. Of a number too long for any
+    job's id, none.
+    """
+    first, dash, last = word.partition("-")
+    if not all(part.isascii() and part.isdigit() for part in ((first, last) if dash else (first,))):
+        return None
+    if max(len(first), len(last)) > LONGEST_ID:
+        return range(0)
+    return range(int(first), int(last if dash else first) + 1)
 
 
 def valid_env_name(name: str) -> bool:
@@ -285,11 +299,10 @@ def apply(task: Task, overrides: Overrides) -> Task:
     if overrides.memory is not None:
         parse_memory(overrides.memory)
         changes["least_memory"] = least(None, overrides.memory)[1]
-    if overrides.after:
-        changes["after"] = overrides.after
+    for field in ("after", "batch", "pool"):
+        if getattr(overrides, field):
+            changes[field] = getattr(overrides, field)
     changes["recovery"] = _recovery(task.recovery, overrides)
-    if overrides.pool:
-        changes["pool"] = overrides.pool
     secrets = changes["secrets"] = {**task.secrets, **overrides.secrets}
     # A secret beats the env of its name, which may hold the same value: it goes no further than the secret.
     envs = {**task.envs, **overrides.envs}

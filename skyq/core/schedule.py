@@ -25,7 +25,7 @@ from operator import attrgetter
 from typing import NamedTuple, Optional, Tuple
 
 from skyq.core.accelerators import amount_text, spelled
-from skyq.core.model import UNIT, Holding, Node, Request, Snapshot, Start, Waiting
+from skyq.core.model import UNIT, Array, Holding, Node, Request, Snapshot, Start, Waiting
 from skyq.core.reserve import Kept, begin, choose
 from skyq.core.rooms import Fit, Room, concrete, fit, types_of
 
@@ -46,11 +46,15 @@ class Plan:
         """Whether a later one started in this pass, for the first time, where that one might have."""
         self.kept: Optional[Kept] = None
         """What nobody else gets, for that one."""
+        self.running: Counter[Array] = Counter()
+        """How many of each array run, with those that start, where only some of it may."""
         self._holding = holding
         self._left = left
 
     def reason(self, job: Waiting) -> str:
         """Why a job of the snapshot that is not in `starts` waits: one short sentence."""
+        if job.array and self.running[job.array] >= job.array.at_once:
+            return "%d of its array may run at once, and do" % job.array.at_once
         text = self._reasons.of((job.num_nodes, job.alternatives))
         if self.kept is None:
             return text
@@ -74,7 +78,10 @@ def plan(snapshot: Snapshot, now: float) -> Plan:
     made = Plan(snapshot.holding, free)
     starts: list[Start] = []
     blocked: set[tuple[Shape, bool]] = set()
+    running = _running(snapshot.holding)
     for job in in_order(snapshot.waiting):
+        if job.array and running[job.array] >= job.array.at_once:
+            continue
         let_in = made.kept is not None and made.kept.lets(job)
         shape = (job.num_nodes, job.alternatives), let_in
         if shape in blocked:
@@ -87,10 +94,18 @@ def plan(snapshot: Snapshot, now: float) -> Plan:
                 made.kept = _keep(snapshot, free, job, starts)
             continue
         starts.append(start)
+        if job.array:
+            running[job.array] += 1
         if made.first_blocked and made.first_blocked.overtaken is None and not made.overtaken:
             made.overtaken = free.could_be_on(made.first_blocked, start)
     made.starts = tuple(starts)
+    made.running = running
     return made
+
+
+def _running(holding: Iterable[Holding]) -> Counter[Array]:
+    """How many run of each array of which only some may."""
+    return Counter(job.array for job in holding if job.array)
 
 
 def _keep(snapshot: Snapshot, free: _Free, job: Waiting, starts: Sequence[Start]) -> Optional[Kept]:

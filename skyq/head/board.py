@@ -71,11 +71,11 @@ class Board:
         if job.state in states.WAITING:
             self._forget_steps(job)
             if job.cancel_requested_at is None:
-                self.waiting[job.id] = Waiting(job.id, job.num_nodes, job.alternatives, job.priority)
+                self.waiting[job.id] = Waiting.of(job)
                 if job.held or job.after:
                     self.bound.add(job.id)
             return
-        self.holding[job.id] = Holding(job.id, job.grants)
+        self.holding[job.id] = Holding.of(job)
         self.phases.setdefault(job.id, {})
         if job.id not in self.specs:
             self.specs[job.id] = json.loads(store.spec(job.id))

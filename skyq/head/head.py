@@ -15,10 +15,10 @@ from skyq.core import schedule, states
 from skyq.core.accelerators import resources_text
 from skyq.core.after import After
 from skyq.core.errors import Misfit, SkyqError
-from skyq.core.model import Grant, Holding, Job, Node, Request, Snapshot, Task, Waiting
+from skyq.core.model import Array, Grant, Holding, Job, Node, Request, Snapshot, Task, Waiting
 from skyq.core.paths import ClusterDir, attempt_logs, host_word, step_log
 from skyq.core.rankenv import task_id
-from skyq.core.request import LONGEST_ID
+from skyq.core.request import id_range
 from skyq.core.versions import order
 from skyq.head import overtaking, specs, waits, wake, workdirs
 from skyq.head.fleet import UNGROUPED
@@ -56,7 +56,8 @@ class Head:
                 self.store.set(NEWEST, max(self.store.get(NEWEST), __version__, key=order))
 
     def submit(self, task: Task, user: str, uuid: str, copy: str = "") -> int:
-        """The id of the job; the same one for the same uuid. `copy`: its own folder, if it has one.
+        """The id of the job, of the first one if the task is many; the same for the same uuid. `copy`: its
+        own folder, if it has one.
 
         Raises Misfit when the cluster could never run it, StoreError when it can't be stored; then
         nothing of it is left.
@@ -101,25 +102,34 @@ class Head:
             after=self.after_of(task, user),
             spec=specs.stored(task, cwd),
         )
-        return self._insert(new, task.secrets)
+        return self._insert(_each_of(task, new, cwd) if task.batch else [new], task.secrets)
 
-    def _insert(self, new: NewJob, secrets: Dict[str, str]) -> int:
-        wake.ready()  # before the job is queued: who fails after that would say that it isn't
-        now = new.submitted_at
-        with self.store.transaction(), specs.saved_secrets(self.where, new.uuid, secrets):
+    def _insert(self, new: Sequence[NewJob], secrets: Dict[str, str]) -> int:
+        """The id of the first of these jobs; they are all queued, or none is."""
+        wake.ready()  # before they are queued: who fails after that would say that they aren't
+        now = new[0].submitted_at
+        stamp = time.strftime("%Y-%m-%d-%H-%M-%S", time.localtime(now)) + "-%06d" % (now % 1 * 1e6)
+        with self.store.transaction(), specs.saved_secrets(self.where, [n.uuid for n in new], secrets):
             self._refuse_if_closed()
-            job_id = self.store.submit(new)
-            stamp = time.strftime("%Y-%m-%d-%H-%M-%S", time.localtime(now)) + "-%06d" % (now % 1 * 1e6)
-            self.store.note(job_id, task_id=task_id(stamp, self.cluster, job_id))
-        try:
-            private_folders(self.where.job_logs(job_id, new.name or ""))
-        except OSError:
-            pass  # the job is in the queue; the dispatcher makes the folder before it starts it
+            known = self.store.job_of(new[0].uuid)
+            first = known.id if known else self.store.next_id()
+            for job_id, each in enumerate(() if known else new, first):
+                array = each.array and each.array._replace(first=first)
+                own = task_id(stamp, self.cluster, job_id)
+                self.store.submit(each._replace(id=job_id, task_id=own, array=array))
+        if len(new) == 1:
+            self._make_log_folder(first, new[0].name)
         try:
             self.wake()
         except OSError:
             pass  # too many processes: it is in the queue, and the next command or cron starts it
-        return job_id
+        return first
+
+    def _make_log_folder(self, job_id: int, name: Optional[str]) -> None:
+        try:
+            private_folders(self.where.job_logs(job_id, name or ""))
+        except OSError:
+            pass  # the job is in the queue; the dispatcher makes the folder before it starts it
 
     def check_rerun(self, job: Job) -> None:
         """Raise SkyqError where a job can't be run once more."""
@@ -138,20 +148,22 @@ class Head:
             *(uuid, job.name, user, time.time(), job.num_nodes, job.alternatives, job.priority),
             *(job.has_setup, job.cpus_shown, self.store.spec(job.id), job.recovery),
         )
-        return self._insert(new, {})
+        return self._insert([new], {})
 
     def after_of(self, task: Task, user: str) -> Tuple[After, ...]:
         """The ids of the jobs that it waits for: of a name the user's newest one. Raises SkyqError."""
-        found = []
+        found: Dict[After, None] = {}
         for word, kind in task.after:
-            if word.isdecimal() and len(word) <= LONGEST_ID:
-                job = self.store.job(int(word))
+            ids = id_range(word)
+            if ids is None:
+                named = next((job.id for job in self.store.jobs(user) if job.name == word), None)
+                there = [] if named is None else [named]
             else:
-                job = next((job for job in self.store.jobs(user) if job.name == word), None)
-            if job is None:
+                there = self.store.ids_between(ids)
+            if not there:
                 text = "There is no job %s to wait for. Nothing was submitted. See: skyq queue %s -u"
                 raise SkyqError(text % (word, self.cluster))
-            found.append((job.id, kind))
+            found.update(((job_id, kind), None) for job_id in there)
         return tuple(found)
 
     def wake(self) -> None:
@@ -214,7 +226,7 @@ class Head:
 
     def holding(self) -> List[Holding]:
         """What the active jobs hold."""
-        return [Holding(j.id, j.grants) for j in self.store.jobs(unfinished=True) if j.state in states.ACTIVE]
+        return [Holding.of(j) for j in self.store.jobs(unfinished=True) if j.state in states.ACTIVE]
 
     def reasons(self, jobs: Sequence[Job]) -> Dict[int, str]:
         """Why each waiting job among these waits; of active ones, which of their nodes can't be reached."""
@@ -251,9 +263,9 @@ class Head:
         stand = waits.standings(self.store, everybody)
         return Snapshot(
             tuple(self.nodes()),
-            tuple(Holding(j.id, j.grants) for j in everybody if j.state in states.ACTIVE),
+            tuple(Holding.of(j) for j in everybody if j.state in states.ACTIVE),
             tuple(
-                Waiting(j.id, j.num_nodes, j.alternatives, j.priority, j.overtaken)
+                Waiting.of(j)
                 for j in everybody
                 if j.state in states.WAITING
                 and not (away.intersection(j.awaits) or j.held)
@@ -365,6 +377,24 @@ class Head:
         if concerned:
             self.look()
         return concerned
+
+
+def _each_of(task: Task, new: NewJob, cwd: str) -> List[NewJob]:
+    """The jobs of a batch."""
+    from skyq.core.batch import elements, uuid_of
+
+    assert task.batch is not None
+    each = elements(task.batch, task.name)
+    array = Array(0, len(each), task.batch.at_once)  # where it begins is known when they are queued
+    return [
+        new._replace(
+            uuid=uuid_of(new.uuid, place),
+            name=one.name,
+            array=array,
+            spec=specs.stored(task._replace(envs={**task.envs, **one.envs}), cwd, one.facts),
+        )
+        for place, one in enumerate(each)
+    ]
 
 
 def alone_until(store: Store) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from contextlib import contextmanager
-from typing import Dict, Iterator, List, Mapping, NamedTuple, Sequence
+from typing import Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence
 
 from skyq.core import rankenv, states
 from skyq.core.errors import StoreError, UsageError
@@ -24,8 +24,10 @@ LONGEST_GRACE = 86400  # seconds
 HOLD = 60.0  # seconds that a prepared step waits for the word to go; the dispatcher gives up before that
 
 
-def stored(task: Task, cwd: str = "") -> str:
-    """The spec as the database keeps it. `cwd`: where it runs; "": in ~/sky_workdir, as that is then."""
+def stored(task: Task, cwd: str = "", facts: Optional[Dict[str, str]] = None) -> str:
+    """The spec as the database keeps it. `cwd`: where it runs; "": in ~/sky_workdir, as that is then.
+    `facts`: variables of its own, as one of many.
+    """
     return json.dumps(
         {
             "setup": task.setup,
@@ -34,6 +36,7 @@ def stored(task: Task, cwd: str = "") -> str:
             "secrets": sorted(task.secrets),
             "cwd": cwd,
             "grace": _grace(),
+            "facts": facts or {},
         }
     )
 
@@ -52,14 +55,20 @@ def _grace() -> float:
 
 
 @contextmanager
-def saved_secrets(where: ClusterDir, uuid: str, secrets: Dict[str, str]) -> Iterator[None]:
-    """Around a submit, within its transaction: they are on disk, for this account only, before the job is."""
+def saved_secrets(where: ClusterDir, uuids: Sequence[str], secrets: Dict[str, str]) -> Iterator[None]:
+    """Around a submit, within its transaction: they are on disk, for this account only, before the jobs are.
+    One file, with a name for each job: it is gone when the last one has ended.
+    """
     try:
         if secrets:
-            _save(where, uuid, secrets)
+            _save(where, uuids[0], secrets)
+            for uuid in uuids[1:]:
+                drop_secrets(where, uuid)  # of the same submit, if that was killed
+                os.link(where.secret_file(uuids[0]), where.secret_file(uuid))
         yield
     except BaseException:
-        drop_secrets(where, uuid)
+        for uuid in uuids if secrets else ():
+            drop_secrets(where, uuid)
         raise
 
 
@@ -165,6 +174,7 @@ def step_spec(cluster: Cluster, job: Job, step: str, spec: Message) -> Message:
     user_env = dict(spec["envs"])
     if spec["secrets"]:
         user_env.update(_secrets(where, job.uuid))
+    user_env.update(spec.get("facts", {}))
     if kind == "setup":
         env = rankenv.setup_env(facts, int(number), [node.ip for node in nodes.values()], user_env)
     else:
