@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,6 +66,14 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
+def _has(path: Path, words: int) -> bool:
+    return path.exists() and path.read_text().endswith("\n") and len(path.read_text().split()) == words
+
+
+def _gone(pids: list[str]) -> bool:
+    return not any(map(_lives, pids))
+
+
 # --- rows -------------------------------------------------------------------------------------------------
 
 
@@ -87,7 +96,7 @@ def _first_line(bench: Bench, attached: bool, rest: float, runs: int = 9) -> flo
         argv = (bench.contender.attached if attached else bench.contender.submit)(line)
         began = time.time()
         said = bench.contender.run(argv)
-        if not attached and not bench.until(lambda path=path: _size(path) > 10):
+        if not attached and not bench.until(partial(_has, path, 1)):
             raise Lacks("not in %d s" % PATIENCE)
         taken.append((time.time() if attached else float(path.read_text())) - began)
         assert not attached or float(said.split()[-1]) > began
@@ -196,14 +205,14 @@ def cancel(bench: Bench) -> float:
         line = "sleep 600 & sleep 601 & echo $$ $(jobs -p) > %s; wait" % path
         job = bench.contender.run(bench.contender.submit(line))
         argv = bench.contender.cancel(job)
-        assert bench.until(lambda path=path: _size(path) and len(path.read_text().split()) == 3)
+        assert bench.until(partial(_has, path, 3))
         pids = path.read_text().split()
         time.sleep(0.3)
         began = time.perf_counter()
         command = subprocess.Popen(
             argv, env=bench.contender.environ, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
         )
-        gone = bench.until(lambda pids=pids: not any(map(_lives, pids)), 10)
+        gone = bench.until(partial(_gone, pids), 10)
         taken.append(time.perf_counter() - began)
         command.wait()
         if not gone:
