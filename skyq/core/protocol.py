@@ -30,8 +30,9 @@ A spec: script (the user's text), env (the whole environment), cwd ("" for ~/sky
 cwd, the name of a folder that came as a parcel: transport/parcel.py says how), log (path, or "" for the run
 directory), grace (seconds between TERM and KILL), linger (leftovers live until `over`), hold (wait for `go`
 when all is ready; without one in so many seconds it never starts), tail ({from, sizes}: its log is wanted
-from an offset on: the bytes, or with `sizes` only how long it is), limit (seconds after which it is ended; 0:
-it isn't), signal and before (what it gets so many seconds before that; "": nothing).
+from an offset on: the bytes, or with `sizes` only how long it is), never (attach or report, but start
+nothing: why not), limit (seconds after which it is ended; 0: it isn't), signal and before (what it gets so
+many seconds before that; "": nothing).
 
 running tells how many seconds are `left` of the limit; expired means that it was reached.
 

@@ -388,6 +388,7 @@ class Head:
         What waits is CANCELLED at once. What is active becomes it when its processes are dead.
         """
         concerned: List[int] = []
+        ended: List[str] = []
         with self.store.transaction():
             for job_id in sorted(set(ids), reverse=True):
                 job = self.store.job(job_id)
@@ -397,9 +398,11 @@ class Head:
                 now, reason = time.time(), "cancelled by %s" % by
                 if job.state in states.WAITING:
                     self.store.move(job, states.CANCELLED, now, ended_at=now, reason=reason)
-                    specs.drop_secrets(self.where, job.uuid)
+                    ended.append(job.uuid)
                 elif job.cancel_requested_at is None:
                     self.store.note(job_id, cancel_requested_at=now, reason=reason)
+        for uuid in ended:
+            specs.drop_secrets(self.where, uuid)
         if concerned:
             self.look()
         return concerned

@@ -203,8 +203,9 @@ class Agent:
                 fresh = True
             except FileExistsError:
                 fresh = not step.child and look(run) is Record.FRESH
-            if fresh and not self.has_copy(message["spec"]):
-                self.refuse(step, "its folder is no longer on this node")
+            why = self.why_never(message["spec"]) if fresh else ""
+            if why:
+                self.refuse(step, why)
             elif fresh:
                 self.fork(step, message["spec"])
             else:
@@ -212,9 +213,10 @@ class Agent:
         except OSError as error:
             self.refuse(step, "%s: %s" % (error.strerror, run.root))
 
-    def has_copy(self, spec: Message) -> bool:
-        """Whether the folder is here that the step is to run in."""
-        return not spec.get("copy") or os.path.isdir(self.copies.path(spec["copy"]))
+    def why_never(self, spec: Message) -> str:
+        """Why a step can't be started that isn't here; "" where it can."""
+        lacks = spec.get("copy") and not os.path.isdir(self.copies.path(spec["copy"]))
+        return str(spec.get("never", "")) or ("its folder is no longer on this node" if lacks else "")
 
     def go(self, message: Message) -> None:
         """Let a prepared step run."""
