@@ -87,6 +87,8 @@ _TASK_ALONE = {
     "service": "`service` is ignored: skyq runs the task once, as a job. There are no replicas.",
     "pool": "`pool` is ignored: skyq runs the task once, as a job. Hosts stand in ~/.skyq/pools.yaml.",
 }
+_MEANT = dict.fromkeys(("time", "timeout", "max_duration", "walltime"), "time_limit")
+"""What a field is called here that others call so."""
 _JSON_TYPES = {"string_type": "string", "int_type": "integer", "dict_type": "object", "list_type": "array"}
 _BOUNDS = {
     "greater_than_equal": "less than the minimum of {ge}",
@@ -399,7 +401,7 @@ def _unknown(field: str, in_resources: bool, known: Iterable[str]) -> str:
         return f"Found unsupported field '{field}'. It stands under `resources:`."
     if in_resources and field in _TASK_FIELDS:
         return f"Found unsupported field '{field}'. It stands beside `resources:`, not in it."
-    likely = similar(field, known)
+    likely = similar(field, known) or ("" if in_resources else _MEANT.get(field))
     if likely:
         return f"Instead of {show(field)}, did you mean '{likely}'?"
     return f"Found unsupported field {show(field)}."

@@ -53,6 +53,16 @@ def test_what_is_stopped_and_then_reaches_its_limit_was_stopped(node: Node) -> N
     assert (end["stopped"], end["expired"]) == (True, False)
 
 
+def test_what_has_reached_its_limit_and_is_stopped_then_has_reached_its_limit(node: Node) -> None:
+    agent, told = node.agent(), node.file()
+    agent.start("trap 'echo told >> %s' TERM; %s" % (told, FOR_EVER), grace=3.0, **limited(2))
+    written(told)
+    agent.stop()
+
+    end = agent.hear("gone")
+    assert (end["stopped"], end["expired"], end["code"]) == (False, True, 137)
+
+
 def test_nobody_need_be_there_when_the_time_is_up(node: Node) -> None:
     """Neither dispatcher nor node agent: the next one learns how it ended."""
     agent = node.agent()
@@ -154,9 +164,9 @@ def test_it_is_sent_once_and_the_limit_stays(node: Node) -> None:
 def test_a_setup_is_not_told_of_leftovers_that_outlive_its_script(node: Node) -> None:
     """A limit is of the script: what that leaves serves the other ranks until the job is over."""
     agent, left = node.agent(), node.file()
-    agent.start("sleep 600 & echo $! > %s" % left, linger=True, **limited(0.5))
+    agent.start("sleep 600 & echo $! > %s; sleep 2 &" % left, linger=True, **limited(1.5))
     assert not agent.hear("exited")["expired"]
-    time.sleep(0.7)
+    time.sleep(2.5)
     assert psutil.pid_exists(int(written(left)[0]))
 
     agent.over()

@@ -439,7 +439,8 @@ def test_who_failed_as_others_reached_their_limit_is_named_too() -> None:
 
 def test_who_has_had_its_time_is_not_run_again() -> None:
     for recovery in (Recovery(retries=3), Recovery(codes=(143,)), Recovery(requeue=True)):
-        assert (limited(expired(), recovery=recovery).state, limited(expired()).again) == ("FAILED", "")
+        ended = limited(expired(), recovery=recovery)
+        assert (ended.state, ended.again) == ("FAILED", "")
 
 
 def test_a_setup_has_its_limit_too() -> None:

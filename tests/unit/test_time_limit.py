@@ -95,6 +95,12 @@ def test_a_file_that_is_off_is_told_with_its_line(text: str) -> None:
         load_task(text + "\nrun: a", "t.yaml")
 
 
+@pytest.mark.parametrize("field", ["time", "timeout", "max_duration", "timelimit"])
+def test_who_calls_it_otherwise_is_told_its_name(field: str) -> None:
+    with pytest.raises(TaskError, match="did you mean 'time_limit'"):
+        load_task(field + ": 2h\nrun: a", "t.yaml")
+
+
 @given(st.floats(0, 6 * DAY))
 def test_what_may_still_take_is_never_told_too_short(seconds: float) -> None:
     told = parsed_duration(within(seconds).replace(" ", ""))
