@@ -37,7 +37,7 @@ class Unfit(SkyqError):
 
 
 class Ended(Unfit):
-    """What had landed there ended: it was killed, or can't run."""
+    """What was started there, or is to start it, ended: it was killed, or can't run."""
 
 
 _FOLDERS = "/usr/local/bin:/usr/bin:/bin:$HOME/miniconda3/bin:$HOME/anaconda3/bin:/opt/conda/bin"
@@ -150,8 +150,9 @@ class Landing:
         except TimeoutError:
             raise self._silent() from None
         if not data:
-            text = "%s: skyq can't run there. It said: %s" % (self.name, self._said() or "nothing")
-            raise (Ended if self.landed else Unfit)(text)
+            said = self._said()
+            text = "%s: skyq can't run there. It said: %s" % (self.name, said or "nothing")
+            raise (Ended if self.landed or not said else Unfit)(text)
         return data
 
     def _silent(self) -> Unreachable:

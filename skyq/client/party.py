@@ -76,7 +76,10 @@ class Party:
         """Connect, and see what is there; nothing is changed."""
         guest.session = self.dial(guest.host, via)
         guest.through_head = via is not None
-        self.land(guest)
+        try:
+            self.land(guest)
+        except Ended:
+            self.land(guest)
 
     def land(self, guest: Guest) -> None:
         """Begin anew there, on the connection that is open."""
