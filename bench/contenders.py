@@ -188,7 +188,7 @@ class Slurm(Contender):
         return ["squeue", "--array"]
 
     def fill(self, line: str, count: int) -> None:
-        """Thousands as arrays, each element of which is a job in a list: `sbatch` 10,000 times takes minutes."""
+        """Thousands as arrays, whose elements are listed as jobs: 10,000 times `sbatch` takes minutes."""
         arrays, rest = divmod(count, 1000) if count > 1000 else (0, count)
         for _ in range(arrays):
             self.run(self.array(line, 1000))

@@ -61,9 +61,7 @@ def main() -> None:
     """Print the table."""
     sizes = [(10_000, 1_000, 50), (20_000, 1_000, 50), (10_000, 2_000, 50), (10_000, 1_000, 10_000)]
     aims = ["200", "twice the first", "twice the first", ""]
-    print(
-        "| waiting jobs | nodes of 8 | requests | idle cluster: jobs started, ms | full cluster, ms | aim, ms |"
-    )
+    print("| waiting jobs | nodes of 8 | requests | idle: jobs started, ms | full, ms | aim, ms |")
     print("|---|---|---|---|---|---|")
     for (jobs, nodes, distinct), aim in zip(sizes, aims, strict=True):
         idle = Snapshot(cluster(nodes), (), queue(jobs, distinct))

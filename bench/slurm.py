@@ -1,7 +1,7 @@
 """Slurm as Debian packages it, on this machine alone: munged, slurmctld and a slurmd per node, in a folder.
 
-As its documentation has it: backfill, cons_tres, GRES with a file per device, and `proctrack/cgroup`. Accounting
-is off, which is quicker.
+As its documentation has it: backfill, cons_tres, GRES with a file per device, and `proctrack/cgroup`.
+Accounting is off, which is quicker.
 """
 
 from __future__ import annotations

@@ -102,8 +102,9 @@ class Board:
 
     def _forget_words(self, job_id: int) -> None:
         """What steps of a job were told."""
-        self.stopping = {entry for entry in self.stopping if entry[0] != job_id}
-        self.going = {entry for entry in self.going if entry[0] != job_id}
+        if self.stopping or self.going:
+            self.stopping = {entry for entry in self.stopping if entry[0] != job_id}
+            self.going = {entry for entry in self.going if entry[0] != job_id}
 
     def node_of(self, job: Job, step: str) -> str:
         """The node that runs a step."""

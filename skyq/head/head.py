@@ -252,12 +252,16 @@ class Head:
         """What the active jobs hold."""
         return [Holding.of(j) for j in self.store.jobs(unfinished=True) if j.state in states.ACTIVE]
 
-    def reasons(self, jobs: Sequence[Job]) -> Dict[int, str]:
-        """Why each waiting job among these waits; of active ones, which of their nodes can't be reached."""
+    def reasons(self, jobs: Sequence[Job], complete: bool = False) -> Dict[int, str]:
+        """Why each waiting job among these waits; of active ones, which of their nodes can't be reached.
+
+        `complete`: no unfinished job lacks among them, so the store isn't read once more.
+        """
         reasons = self._node_troubles(jobs)
         waiting = [job for job in jobs if job.state in states.WAITING]
         if waiting:
-            found, away = schedule.explain(self._snapshot(), 0.0), self._away()
+            everybody = [j for j in jobs if j.state not in states.FINAL] if complete else None
+            found, away = schedule.explain(self._snapshot(everybody), 0.0), self._away()
             paused, stand = self.store.get(PAUSED), waits.standings(self.store, waiting)
             for job in waiting:
                 bound = stand[job.id].waits or stand[job.id].never if job.id in stand else ""
@@ -282,8 +286,9 @@ class Head:
         words = UNREACHABLE, CONNECTING, ENDING
         return {name for name, why in self.trouble().items() if why.startswith(words)}
 
-    def _snapshot(self) -> Snapshot:
-        everybody, away, ends = self.store.jobs(unfinished=True), self._away(), limits.read(self.store)
+    def _snapshot(self, everybody: Optional[Sequence[Job]] = None) -> Snapshot:
+        everybody = everybody or self.store.jobs(unfinished=True)
+        away, ends = self._away(), limits.read(self.store)
         stand = waits.standings(self.store, everybody)
         return Snapshot(
             tuple(self.nodes()),

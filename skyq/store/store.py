@@ -621,13 +621,23 @@ def _statements(script: str) -> Iterator[str]:
 def _job(row: Tuple[Any, ...]) -> Job:
     """The one place where a row becomes a record. Columns are in the order of the record's fields."""
     fields = list(row)
-    for at, read in _READ_AT.items():
+    for at, read in _READ_AT:
         fields[at] = read(fields[at])
-    return Job(*fields)
+    return Job._make(fields)
 
 
 def _read(name: str, value: Any) -> Any:
     return _READ[name](value) if name in _READ else value
+
+
+@functools.lru_cache(maxsize=4096)
+def _flat(text: str) -> Tuple[Any, ...]:
+    """Names or codes; nearly always those of many other jobs too, and mostly none."""
+    return tuple(json.loads(text))
+
+
+def _pids(text: str) -> Dict[str, int]:
+    return {} if text == "{}" else dict(json.loads(text))
 
 
 @functools.lru_cache(maxsize=256)
@@ -683,13 +693,13 @@ _DUMP: Dict[str, Any] = {
 }
 _READ: Dict[str, Any] = {
     "alternatives": _alternatives,
-    **dict.fromkeys(("exit_codes", "setup_on", "awaits"), lambda text: tuple(json.loads(text))),
+    **dict.fromkeys(("exit_codes", "setup_on", "awaits"), _flat),
     "has_setup": bool,
-    "pids": json.loads,
+    "pids": _pids,
     "grants": _grants,
     "recovery": _recovery,
     "after": _after,
     "array": _array,
     "time_limit": _time_limit,
 }
-_READ_AT = {at: _READ[name] for at, name in enumerate(_COLUMNS.split(", ")) if name in _READ}
+_READ_AT = [(at, _READ[name]) for at, name in enumerate(_COLUMNS.split(", ")) if name in _READ]
