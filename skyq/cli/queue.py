@@ -82,5 +82,5 @@ def _rows(name: str, found: argparse.Namespace) -> list[QueueRow]:
     head = cluster.open_head(name)
     head.look()
     jobs = head.jobs(None if found.all_users else user(), found.skip_finished)
-    reasons = head.reasons(jobs)
+    reasons = head.reasons(jobs, complete=found.all_users)
     return [QueueRow(job, head.resources(job), head.log_folder(job), reasons.get(job.id, "")) for job in jobs]

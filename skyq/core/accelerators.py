@@ -5,6 +5,7 @@ Standard library only and Python 3.8: nodes use it too. It detects nothing.
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import List, Sequence
 
@@ -87,6 +88,7 @@ def resources_text(num_nodes: int, alternatives: Sequence[Request], cpus_shown: 
     return "%dx[%s]" % (num_nodes, "|".join(dict.fromkeys(texts)))
 
 
+@functools.lru_cache(maxsize=1024)
 def _devices_text(request: Request) -> str:
     if not request.accelerator:
         return ""

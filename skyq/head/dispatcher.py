@@ -230,10 +230,11 @@ class Dispatcher:
 
     def _hear(self, link: Link) -> None:
         was_ready = link.ready
-        for message in link.hear(time.monotonic()):
+        now = time.monotonic()
+        for message in link.hear(now):
             if self.pulls.hear(link.node.name, message):
                 continue
-            self.board.hear(link.node.name, message)
+            self.board.hear(link.node.name, message, now)
             if message.get("is") == "gone" and not message.get("stuck"):
                 self._end_quarantines(link.node.name, lambda step: step != key_of(message))  # noqa: B023
             if message.get("unstarted"):

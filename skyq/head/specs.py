@@ -37,13 +37,14 @@ def stored(task: Task, cwd: str = "", facts: Optional[Dict[str, str]] = None) ->
             "envs": task.envs,
             "secrets": sorted(task.secrets),
             "cwd": cwd,
-            "grace": _grace(),
+            "grace": grace(),
             "facts": facts or {},
         }
     )
 
 
-def _grace() -> float:
+def grace() -> float:
+    """Seconds between TERM and KILL for what is submitted by this process."""
     text = os.environ.get("SKYQ_GRACE_S", "")
     try:
         seconds = float(text or GRACE)
@@ -197,6 +198,9 @@ def step_spec(cluster: Cluster, job: Job, step: str, spec: Message) -> Message:
         "grace": spec["grace"],
         "linger": kind == "setup" or len(grants) > 1,
         "hold": HOLD if in_two_stages(job, nodes) else 0.0,
+        "limit": job.time_limit.seconds,
+        "signal": job.time_limit.signal if kind == "run" else "",
+        "before": job.time_limit.before,
     }
 
 

@@ -8,6 +8,7 @@ It ends when the connection does.
 from __future__ import annotations
 
 import gc
+import math
 import os
 import select
 import signal
@@ -55,6 +56,7 @@ class _Step:
         self.fds: List[int] = []
         self.killing_since: Optional[float] = None
         """When this agent began to kill what a killed shim left; boot time."""
+        self.told_running = False
         self.told_stuck = False
         """Whether the head knows that some of it can't be killed; nothing else is awaited of the step."""
         self.exited = False
@@ -193,7 +195,7 @@ class Agent:
         key = _key(message)
         run = RunDir.of(self.runs, *key)
         step = self.steps.setdefault(key, _Step(key, run))
-        step.told_stuck = False
+        step.told_running = step.told_stuck = False
         step.tail = message["spec"].get("tail")
         try:
             try:
@@ -361,11 +363,13 @@ class Agent:
             if step.started is None:
                 self.hold(step)
                 return
-            self.say({**_name(step.key), "is": "running", "pid": step.started.main[0]})
             if not step.child and step.ready is None:
                 self.watch_process(step, step.started.shim)
             if step.started.linger:
                 self.watch_process(step, step.started.main)
+        if not step.told_running:
+            step.told_running = True
+            self.say({**_name(step.key), "is": "running", "pid": step.started.main[0], **_left(step.started)})
         if step.tail:
             self.send_log(step, step.tail)
             step.tail = None
@@ -570,6 +574,13 @@ def _read(fd: int) -> Optional[bytes]:
         return os.read(fd, protocol.FRAME_LIMIT)
     except BlockingIOError:
         return None
+
+
+def _left(started: Started) -> Message:
+    """What is left of its time limit, if it has one."""
+    if started.ends is None:
+        return {}
+    return {"left": max(0, math.ceil(started.ends - time.monotonic()))}
 
 
 def _key(message: Message) -> Key:
