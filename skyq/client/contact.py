@@ -98,6 +98,11 @@ class _Making:
         if not _is_head(head, self.name):
             raise SkyqError("%s is no longer the head of cluster '%s'." % (head.name, self.name))
         self._settle_head()
+        if not self.state["nodes"]:
+            text = (
+                "The first contact with cluster '%s' was interrupted. This goes on with it: skyq exec %s ..."
+            )
+            raise SkyqError(text % (self.name, self.name))
         head.facts = head.ask("facts", devices=see_head and head.host.accelerators is None)
         self.launchers[head.facts["token"]] = head.launcher
         party.arrive_through(head)

@@ -149,8 +149,11 @@ def add(client: Client, name: str, words: Sequence[str]) -> tuple[Place, ...]:
     remote, session = find(client, name) if records.read(client.home, name) is None else _known(client, name)
     session.close()
     pool = client.pools().get(remote.pool)
+    # The inventory says what they have, where it does; the record only where they are.
+    declared = {host.ip: host for host in reversed(hosts_of(client.pools(), remote.pool))}
     if words:
-        hosts = hosts_named(client, remote, dict.fromkeys(words))
+        named = hosts_named(client, remote, dict.fromkeys(words))
+        hosts = [declared.get(host.ip, host) for host in named]
     elif pool:
         hosts = [host for host in pool.hosts if host.ip not in {each.ip for each in remote.hosts}]
     else:
@@ -158,9 +161,7 @@ def add(client: Client, name: str, words: Sequence[str]) -> tuple[Place, ...]:
     if not hosts:
         raise SkyqError("All hosts of pool '%s' are nodes of cluster '%s' already." % (remote.pool, name))
     others = [host for host in hosts if host.ip != remote.head.ip]
-    seen = [host for host in hosts_of(client.pools(), remote.pool) if host.ip == remote.head.ip]
-    # The inventory says how many devices it has, where it does.
-    party = party_of(client, [*seen, remote.head][:1] + others)
+    party = party_of(client, [declared.get(remote.head.ip, remote.head), *others])
     made = contact.add(remote, party, see_head=len(others) < len(hosts))
     made.session.close()
     records.write(client.home, made.remote)

@@ -159,12 +159,15 @@ def join(cluster: str, head: Message, workers: List[Message]) -> Dict[str, str]:
 
 
 def enlist(cluster: str, head_now: Message, workers: List[Message]) -> Dict[str, str]:
-    """Take in more workers, while jobs run; as join(). A node that was there before keeps its place.
+    """Take in more workers, while jobs run; as join(), which must have been. A node that was there before
+    keeps its place.
 
     `head_now`: what the head has, if that was seen again.
     """
     where = own_state().cluster(cluster)
     head = Head(where, cluster)
+    if not head.store.nodes(former=True):  # a worker would be the first node
+        raise SkyqError("the first contact with cluster '%s' was interrupted" % cluster)
     workers = _without_others_addresses(workers, head.store.nodes())
     _pin(where, workers, anew=False)
     met = _meet(where, [_Worker(each) for each in workers])

@@ -39,6 +39,7 @@ KNOWN = (
     r"tmp/skyq-host\.(claim|shims)",
 )
 KNOWN_ON_HEAD = (
+    r"tmp/skyq-host\.claim\.[0-9a-f]{8}\.new",  # the next node agent removes it
     r"skyq/bin/skyq\.[0-9a-f]{8}\.new",  # the dispatcher, when it sees to the crontab
     r"skyq/clusters/lab(/(queue\.db(-wal|-shm)?|journal|tick\.lock|founding\.lock|dispatcher\.(log|sock)|ticked))?",
     r"skyq/clusters/lab/ssh(/(id_ed25519(\.pub)?|known_hosts))?",
@@ -134,12 +135,13 @@ class LabWorld(World):
     def go_on(self) -> None:
         """The same command as before makes of whatever there is a cluster, and a job runs on all of it."""
         self.age()
-        if any(list((host.home / ".skyq").rglob("*.new")) for host in self.lab.nodes):
-            self.type("add", "lab", "node0", "node1")  # the next contact removes them
         script = Truth.script("echo $id >>~/truth/ends")
         files = ["--workdir", "project"] if (self.cluster.client.home / "project").exists() else []
         words = ["exec", "lab", "-n", LATEST, "--num-nodes", "2", "--gpus", "H100:4", *files, script]
         self.acknowledge(LATEST, self.type(*words))
+        places = [place for host in self.lab.nodes for place in (host.home / ".skyq", host.path("/var/tmp"))]
+        if any(list(place.rglob("*.new")) for place in places):
+            self.type("add", "lab", "node0", "node1")  # the next contact removes them
         self.type("clean", "lab", "--older", "0d", "-y")
 
     def age(self) -> None:

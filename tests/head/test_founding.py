@@ -42,3 +42,15 @@ def test_a_host_that_was_to_be_the_head_and_becomes_a_worker_forgets_the_queue_t
         state.mkdir()
     setup._claim({**claim, "id": "of another head", "head": "there", "state_dir": "/"})
     assert not state.exists()
+
+
+def test_a_cluster_whose_first_contact_was_interrupted_takes_no_more_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of them would be taken for the head."""
+    monkeypatch.setenv("SKYQ_HOME", str(tmp_path / "skyq"))
+    monkeypatch.setattr(founding, "_take_turn", lambda *_: None)
+    founding.begin("lab", "lab")
+    with pytest.raises(SkyqError, match="was interrupted"):
+        founding.enlist("lab", {}, [])
+    assert founding.names("lab") == []

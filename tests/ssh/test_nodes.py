@@ -100,6 +100,15 @@ def test_a_drained_node_gets_nothing_new_until_it_is_resumed(cluster: Remote) ->
     assert nobody.code == 1 and "has no node 'node7'. It has node0, node1, node2, node3." in nobody.err
 
 
+def test_what_the_inventory_says_of_a_node_holds_when_it_is_looked_at_again(cluster: Remote) -> None:
+    before = cluster.nodes()
+    cluster.ok("add", "lab", "node0", "node1")
+    after = cluster.nodes()
+
+    for node in ("node0", "node1"):
+        assert [after[node][what] for what in after[node]] == [before[node][what] for what in before[node]]
+
+
 def test_setup_leaves_a_drained_node_out(cluster: Remote) -> None:
     cluster.ok("drain", "lab", "node2")
     task = cluster.file("setup.yaml", "setup: echo set up on $(hostname)\nrun: hostname\n")
