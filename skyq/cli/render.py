@@ -332,6 +332,7 @@ def _queue_record(row: QueueRow) -> dict[str, object]:
         "attempt": job.number,
         "retries": job.recovery.retries,
         "requeue": job.recovery.requeue,
+        "time_limit": job.time_limit.seconds or None,
         "priority": job.priority,
         "array": job.array and {**job.array._asdict(), "last": job.array.last},
         "cancel_requested_at": job.cancel_requested_at,

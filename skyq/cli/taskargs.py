@@ -55,6 +55,8 @@ def add_task_flags(parser: Parser) -> None:
     add("--priority", type=int, metavar="N", help="-1000 to 1000; higher starts first")
     add("--retries", type=int, metavar="N", help="run it again when it fails, so many times at most")
     add("--requeue", action="store_true", help="run it again when it is lost with its machine")
+    add("--time", metavar="TIME", help="end it after so long: 90s, 30m, 2h, 1-12:00:00; none: never")
+    add("--signal", metavar="NAME[@TIME]", help="what it gets so long before that: USR1@60, USR1@5m")
     for flag, kind, what in _AFTER:
         add(flag, dest="after_" + kind, action="append", default=[], metavar="JOBS", help=what)
     add("--array", metavar="0-99%8", help="many jobs, one for each number; at most 8 of them run at once")
@@ -190,6 +192,8 @@ def _overrides(found: argparse.Namespace) -> Overrides:
         requeue=found.requeue,
         after=_after(found),
         batch=_batch(found),
+        time=found.time,
+        signal=found.signal,
         envs={**env_file, **_pairs(found.env, "env")},
         secrets={**_dotenv(found.secret_file), **_pairs(found.secret, "secret")},
         workdir=found.workdir,

@@ -17,7 +17,7 @@ from pydantic_core import SchemaValidator, ValidationError
 from pydantic_core import core_schema as shape
 
 from skyq.core.errors import TaskError, UsageError
-from skyq.core.model import DEFAULT_CPUS, Git, Recovery, Request, Task
+from skyq.core.model import DEFAULT_CPUS, Git, Recovery, Request, Task, TimeLimit
 from skyq.core.request import (
     MAX_ALTERNATIVES,
     NO_OVERRIDES,
@@ -34,6 +34,8 @@ from skyq.core.request import (
     parse_cpus,
     parse_memory,
     parse_recovery,
+    parse_signal,
+    parse_time,
     pool_of,
     show,
     valid_env_name,
@@ -57,6 +59,7 @@ def _validator(**fields: Any) -> SchemaValidator:
 _TASK_FIELDS = {
     "name": _TEXT, "num_nodes": _INT, "resources": _MAP, "envs": _ANY, "secrets": _ANY,
     "workdir": _ANY, "file_mounts": _MAP, "setup": _TEXT, "run": _TEXT,
+    "time_limit": _ANY, "signal": _TEXT,
 }  # fmt: skip
 _RESOURCE_FIELDS = {
     "accelerators": _ANY, "gpus": _ANY, "cpus": _ANY, "memory": _ANY, "any_of": _LIST_OF_MAPS,
@@ -84,6 +87,8 @@ _TASK_ALONE = {
     "service": "`service` is ignored: skyq runs the task once, as a job. There are no replicas.",
     "pool": "`pool` is ignored: skyq runs the task once, as a job. Hosts stand in ~/.skyq/pools.yaml.",
 }
+_MEANT = dict.fromkeys(("time", "timeout", "max_duration", "walltime"), "time_limit")
+"""What a field is called here that others call so."""
 _JSON_TYPES = {"string_type": "string", "int_type": "integer", "dict_type": "object", "list_type": "array"}
 _BOUNDS = {
     "greater_than_equal": "less than the minimum of {ge}",
@@ -174,6 +179,7 @@ class _Spec:
             least_cpus=first.get("least", (0, 0))[0],
             least_memory=first.get("least", (0, 0))[1],
             pool=self.pool,
+            time_limit=self.time_limit(fields),
             warnings=tuple(self.warnings()),
         )
         return apply(task, overrides)
@@ -342,6 +348,15 @@ class _Spec:
             self.wrong(("workdir",), value, "not of type 'string'")
         return _expanded(value, known)
 
+    def time_limit(self, fields: Mapping[str, Any]) -> TimeLimit:
+        seconds, signal = 0, ("", 0)
+        if "time_limit" in fields:
+            written = self.document.written(("time_limit",), fields["time_limit"])
+            seconds = self.attempt(("time_limit",), parse_time, written)
+        if "signal" in fields:
+            signal = self.attempt(("signal",), parse_signal, fields["signal"])
+        return TimeLimit(seconds, *signal)
+
     def git(self, value: object, known: Mapping[str, str]) -> Git | None:
         if not isinstance(value, dict):
             return None
@@ -386,7 +401,7 @@ def _unknown(field: str, in_resources: bool, known: Iterable[str]) -> str:
         return f"Found unsupported field '{field}'. It stands under `resources:`."
     if in_resources and field in _TASK_FIELDS:
         return f"Found unsupported field '{field}'. It stands beside `resources:`, not in it."
-    likely = similar(field, known)
+    likely = similar(field, known) or ("" if in_resources else _MEANT.get(field))
     if likely:
         return f"Instead of {show(field)}, did you mean '{likely}'?"
     return f"Found unsupported field {show(field)}."

@@ -87,6 +87,12 @@ def duration(seconds: float) -> str:
     return " ".join(parts)
 
 
+def within(seconds: float) -> str:
+    """How long something may still take, never less than it does: "35s", "40m", "1d 2h"."""
+    step = 1 if seconds < 2 * MINUTE else MINUTE if seconds < DAY else HOUR
+    return duration(max(1, -(-seconds // step) * step))
+
+
 def parsed_duration(text: str) -> Optional[int]:
     """Seconds of 90s, 10m, 2h, 1d12h, 4w; None for what is none."""
     if not re.fullmatch(r"([0-9]{1,6}[wdhms])+", text):

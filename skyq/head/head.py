@@ -20,7 +20,8 @@ from skyq.core.paths import ClusterDir, attempt_logs, host_word, step_log
 from skyq.core.rankenv import task_id
 from skyq.core.request import id_range
 from skyq.core.versions import order
-from skyq.head import overtaking, specs, waits, wake, workdirs
+from skyq.core.words import within
+from skyq.head import limits, overtaking, specs, waits, wake, workdirs
 from skyq.head.fleet import UNGROUPED
 from skyq.head.links import CONNECTING, ENDING, UNREACHABLE
 from skyq.store.place import make_private, private_folders
@@ -33,6 +34,7 @@ NEWEST = "version"
 ALONE_UNTIL = "alone_until"
 """The setting that has the id of the last job from before a cluster of one node grew."""
 NO_END = 1 << 62
+_BY_LIMITS = "if all that is before it lasts to its time limit and nothing comes between"
 _CLOSED = (
     "Cluster '%s' is being removed by `skyq down`: it takes no jobs. Submit again when that has ended.\n"
     "If it was interrupted, type it again: `skyq down %s` goes on, or takes it back if you answer no."
@@ -78,14 +80,34 @@ class Head:
     def forecast(self, task: Task) -> str:
         """Where the task would start now, or what it would wait for. Nothing is submitted."""
         newest = self.store.latest()
-        waiting = Waiting(newest.id + 1 if newest else 1, task.num_nodes, task.alternatives, task.priority)
+        limit = task.time_limit._replace(grace=specs.grace()).most(2 if task.setup is not None else 1)
+        waiting = Waiting(
+            newest.id + 1 if newest else 1, task.num_nodes, task.alternatives, task.priority, limit=limit
+        )
         snapshot = self._snapshot()
         snapshot = snapshot._replace(waiting=(*snapshot.waiting, waiting))
         plan = schedule.plan(snapshot, 0.0)
         for start in plan.starts:
             if start.job == waiting.id:
                 return "It would start now, on " + "; ".join(map(_grant_text, start.grants)) + "."
-        return "It would wait: %s." % plan.reason(waiting)
+        when = self._when(snapshot, waiting.id)
+        return "It would wait: %s.%s" % (plan.reason(waiting), " It would start %s." % when if when else "")
+
+    def when(self, job: Job) -> str:
+        """By when a waiting job starts, as far as time limits tell: "in 40m if ..."; "": they don't."""
+        return self._when(self._snapshot(), job.id) if limits.read(self.store) else ""
+
+    def _when(self, snapshot: Snapshot, job_id: int) -> str:
+        if self.store.get(PAUSED) or all(job.id != job_id for job in snapshot.waiting):
+            return ""
+        from skyq.core.simulate import forecast
+
+        return "in %s %s" % (within(seconds), _BY_LIMITS) if (seconds := forecast(snapshot, job_id)) else ""
+
+    def ends_in(self, job: Job) -> Optional[float]:
+        """Seconds until an active job reaches its time limit; None: it has none, or that isn't known now."""
+        found = limits.read(self.store).get(job.id)
+        return None if found is None else limits.until_limit(job, found)
 
     def _store(self, task: Task, user: str, uuid: str, cwd: str) -> int:
         new = NewJob(
@@ -100,6 +122,7 @@ class Head:
             cpus_shown=task.cpus_shown,
             recovery=task.recovery,
             after=self.after_of(task, user),
+            time_limit=task.time_limit._replace(grace=specs.grace()),
             spec=specs.stored(task, cwd),
         )
         return self._insert(_each_of(task, new, cwd) if task.batch else [new], task.secrets)
@@ -147,6 +170,7 @@ class Head:
         new = NewJob(
             *(uuid, job.name, user, time.time(), job.num_nodes, job.alternatives, job.priority),
             *(job.has_setup, job.cpus_shown, self.store.spec(job.id), job.recovery),
+            time_limit=job.time_limit,
         )
         return self._insert([new], {})
 
@@ -263,11 +287,14 @@ class Head:
         return {name for name, why in self.trouble().items() if why.startswith(words)}
 
     def _snapshot(self, everybody: Optional[Sequence[Job]] = None) -> Snapshot:
-        everybody, away = everybody or self.store.jobs(unfinished=True), self._away()
+        everybody = everybody or self.store.jobs(unfinished=True)
+        away, ends = self._away(), limits.read(self.store)
         stand = waits.standings(self.store, everybody)
         return Snapshot(
             tuple(self.nodes()),
-            tuple(Holding.of(j) for j in everybody if j.state in states.ACTIVE),
+            tuple(
+                Holding.of(j)._replace(ends_in=ends.get(j.id)) for j in everybody if j.state in states.ACTIVE
+            ),
             tuple(
                 Waiting.of(j)
                 for j in everybody
@@ -366,6 +393,7 @@ class Head:
         What waits is CANCELLED at once. What is active becomes it when its processes are dead.
         """
         concerned: List[int] = []
+        ended: List[str] = []
         with self.store.transaction():
             for job_id in sorted(set(ids), reverse=True):
                 job = self.store.job(job_id)
@@ -375,9 +403,11 @@ class Head:
                 now, reason = time.time(), "cancelled by %s" % by
                 if job.state in states.WAITING:
                     self.store.move(job, states.CANCELLED, now, ended_at=now, reason=reason)
-                    specs.drop_secrets(self.where, job.uuid)
+                    ended.append(job.uuid)
                 elif job.cancel_requested_at is None:
                     self.store.note(job_id, cancel_requested_at=now, reason=reason)
+        for uuid in ended:
+            specs.drop_secrets(self.where, uuid)
         if concerned:
             self.look()
         return concerned

@@ -6,6 +6,7 @@ until the job has ended.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from skyq.store.store import Store
 
 GRACE = 30.0  # seconds between TERM and KILL at a cancel; SkyPilot's
 LONGEST_GRACE = 86400  # seconds
+SHORTAGE = errno.EMFILE, errno.ENFILE, errno.ENOMEM
 HOLD = 60.0  # seconds that a prepared step waits for the word to go; the dispatcher gives up before that
 
 
@@ -35,13 +37,14 @@ def stored(task: Task, cwd: str = "", facts: Optional[Dict[str, str]] = None) ->
             "envs": task.envs,
             "secrets": sorted(task.secrets),
             "cwd": cwd,
-            "grace": _grace(),
+            "grace": grace(),
             "facts": facts or {},
         }
     )
 
 
-def _grace() -> float:
+def grace() -> float:
+    """Seconds between TERM and KILL for what is submitted by this process."""
     text = os.environ.get("SKYQ_GRACE_S", "")
     try:
         seconds = float(text or GRACE)
@@ -85,8 +88,8 @@ def drop_secrets(where: ClusterDir, uuid: str) -> None:
     """The job has ended, or was never submitted."""
     try:
         os.unlink(where.secret_file(uuid))
-    except FileNotFoundError:
-        pass
+    except OSError:
+        pass  # it isn't there, or the next dispatcher tries again
 
 
 def sweep_secrets(where: ClusterDir, store: Store) -> None:
@@ -102,10 +105,13 @@ def sweep_secrets(where: ClusterDir, store: Store) -> None:
 
 
 def _secrets(where: ClusterDir, uuid: str) -> Dict[str, str]:
+    """Raises StoreError where they are lost, OSError where that may pass."""
     try:
         with open(where.secret_file(uuid), encoding="utf-8") as file:
             return dict(json.load(file))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
+        if isinstance(error, OSError) and error.errno in SHORTAGE:
+            raise
         raise StoreError("The job's secrets can't be read: %s. Submit it again." % error) from error
 
 
@@ -157,7 +163,7 @@ def single(job: Job, alone_until: int, nodes: Mapping[str, Node]) -> bool:
 
 
 def step_spec(cluster: Cluster, job: Job, step: str, spec: Message) -> Message:
-    """All that a node needs to run one step."""
+    """All that a node needs to run one step. Raises StoreError where the job's secrets are lost."""
     where, nodes = cluster.where, cluster.nodes
     kind, _, number = step.partition("-")
     grants = sorted(job.grants, key=lambda grant: grant.rank)
@@ -192,7 +198,18 @@ def step_spec(cluster: Cluster, job: Job, step: str, spec: Message) -> Message:
         "grace": spec["grace"],
         "linger": kind == "setup" or len(grants) > 1,
         "hold": HOLD if in_two_stages(job, nodes) else 0.0,
+        "limit": job.time_limit.seconds,
+        "signal": job.time_limit.signal if kind == "run" else "",
+        "before": job.time_limit.before,
     }
+
+
+def known_step(why: str) -> Message:
+    """To ask a node for a step that it may have, and shall not start: then it says why.
+
+    A node whose skyq is older starts nothing either, as there is no such copy.
+    """
+    return {"never": why, "copy": "none"}
 
 
 def log_path(cluster: Cluster, job: Job, step: str) -> str:

@@ -51,6 +51,7 @@ CREATE TABLE jobs (
     after               TEXT NOT NULL DEFAULT '[]',  -- JSON: [[job id, "ok" | "any" | "failed"], ...]
     held                TEXT NOT NULL DEFAULT '',    -- by whom, since when
     array               TEXT NOT NULL DEFAULT '',    -- JSON: [first id, count, how many at once]; '': it came alone
+    time_limit          TEXT NOT NULL DEFAULT '[0,"",0,0]',  -- JSON: [seconds, signal, seconds before, grace]
     overtaken           REAL,                  -- seconds since a later job first started where this might have
     rev                 INTEGER NOT NULL,      -- grows with every change of any row
     spec                TEXT NOT NULL,         -- JSON; last, so that reading the rest skips it

@@ -15,7 +15,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Opt
 
 from skyq.core import states
 from skyq.core.errors import StoreError
-from skyq.core.model import Array, Device, Grant, Job, Node, Quarantine, Reach, Recovery, Request
+from skyq.core.model import Array, Device, Grant, Job, Node, Quarantine, Reach, Recovery, Request, TimeLimit
 from skyq.core.paths import ClusterDir
 from skyq.store.journal import Entry, Journal
 from skyq.store.place import refuse_planted
@@ -27,7 +27,8 @@ _COLUMNS = (
     "id, uuid, name, user, state, submitted_at, started_at, ended_at, num_nodes, alternatives, priority, "
     "attempt, alternative, cancel_requested_at, reason, exit_codes, has_setup, cpus_shown, task_id, pids, "
     "grants, setup_on, rev, recovery, failures, losses, awaits, overtaken, after, "
-    "held, array"
+    "held, array, "
+    "time_limit"
 )
 _UPGRADES = {
     1: (
@@ -59,7 +60,10 @@ _UPGRADES = {
         "WHERE node = NEW.node AND device = NEW.device) "
         "BEGIN SELECT RAISE(ABORT, 'a device is quarantined'); END",
     ),
-    4: ("ALTER TABLE jobs ADD COLUMN array TEXT NOT NULL DEFAULT ''",),
+    4: (
+        "ALTER TABLE jobs ADD COLUMN array TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE jobs ADD COLUMN time_limit TEXT NOT NULL DEFAULT '[0,\"\",0,0]'",
+    ),
 }
 """What takes a database from a version to the next one. Nothing is lost."""
 _OF_ATTEMPT = (
@@ -71,7 +75,7 @@ PAUSED = "paused"
 """The setting that lets nothing start: by whom, since when."""
 _WHOLE = ("nodes", "meta", "owed_logs", "quarantine")
 """Small tables: the journal has all of one where anything of it changed."""
-_PASSING = frozenset({"trouble", "since", "node_seen", "ungrouped"})
+_PASSING = frozenset({"trouble", "since", "node_seen", "ungrouped", "ends"})
 """Settings that change often, and are found out again by themselves."""
 _UNFINISHED = "state IN ('PENDING', 'SETTING_UP', 'RUNNING')"
 
@@ -96,6 +100,7 @@ class NewJob(NamedTuple):
     """Of one that is submitted with others; None: the next one."""
     array: Optional[Array] = None
     task_id: str = ""
+    time_limit: TimeLimit = TimeLimit()
 
 
 class OwedLog(NamedTuple):
@@ -343,6 +348,7 @@ class Store:
             "after": _dump(new.after),
             "array": _dump(new.array) if new.array else "",
             "task_id": new.task_id,
+            "time_limit": _dump(new.time_limit),
             "rev": self.rev() + 1,
             "spec": new.spec,
         }
@@ -640,6 +646,11 @@ def _recovery(text: str) -> Recovery:
     return Recovery(retries, tuple(codes), requeue)
 
 
+@functools.lru_cache(maxsize=256)
+def _time_limit(text: str) -> TimeLimit:
+    return TimeLimit(*json.loads(text))
+
+
 @functools.lru_cache(maxsize=4096)
 def _alternatives(text: str) -> Tuple[Request, ...]:
     """Equal requests become one object: 10,000 waiting jobs ask for a handful of different things."""
@@ -689,5 +700,6 @@ _READ: Dict[str, Any] = {
     "recovery": _recovery,
     "after": _after,
     "array": _array,
+    "time_limit": _time_limit,
 }
 _READ_AT = [(at, _READ[name]) for at, name in enumerate(_COLUMNS.split(", ")) if name in _READ]

@@ -94,6 +94,7 @@ class Story:
         self.state_now = str(record["status"])
         self.reason = str(record["reason"])
         self.last = int(record["attempt"])
+        self.timed_out = "time limit of " in self.reason
 
     def ends(self, attempt: int) -> dict[int, int]:
         """Rank → code, of the ranks of an attempt that came to their end."""
@@ -117,9 +118,9 @@ class Story:
             yield "%s, and its ranks ended so: %s" % (what, ends)
         if state == "SUCCEEDED" and any(exits.values()):
             yield "%s, and the kernel tells of its ranks: %s" % (what, exits)
-        if state == "FAILED" and not any([*ends.values(), *exits.values()]):
+        if state == "FAILED" and not (self.timed_out or any([*ends.values(), *exits.values()])):
             yield "%s, and its ranks ended so: %s, %s" % (what, ends, exits)
-        if state == "FAILED_SETUP" and job.setup != "fails":
+        if state == "FAILED_SETUP" and job.setup != "fails" and not self.timed_out:
             yield "%s, and its setup is well" % what
         if state in ("SUCCEEDED", "FAILED") and job.setup == "fails":
             yield "%s after a setup that failed" % what
@@ -130,6 +131,8 @@ class Story:
 
     def attempts(self) -> Iterator[str]:
         """There are as many as were asked for, each for a reason."""
+        if self.timed_out and not self.job.limit:
+            yield "it has no limit, and ended so: %s" % self.reason
         earlier = self.world.earlier.get(self.record["job_id"], [])
         failures = [each for each in earlier if each["state"] != "FAILED_DRIVER"]
         if len(earlier) != self.last - 1:
@@ -139,7 +142,8 @@ class Story:
         if len(failures) < len(earlier) and not self.job.requeue:
             yield "it was run again though it was lost"
         if not self.job.cancelled:
-            if self.state_now in ("FAILED", "FAILED_SETUP") and len(failures) < self.job.retries:
+            fails = self.state_now in ("FAILED", "FAILED_SETUP") and not self.timed_out
+            if fails and len(failures) < self.job.retries:
                 yield "it is %s after %d of %d retries" % (self.state_now, len(failures), self.job.retries)
             if self.state_now == "FAILED_DRIVER" and self.job.requeue:
                 yield "it is FAILED_DRIVER (%s), and should be run again" % self.reason

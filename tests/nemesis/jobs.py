@@ -77,6 +77,8 @@ class Job:
     """When it was submitted; monotonic."""
     many: int = 1
     """How many jobs it is: an array, of which two at most run at once."""
+    limit: int = 0
+    """Seconds after which its node ends it; 0: never."""
 
     @classmethod
     def any(cls, dice: random.Random, token: str) -> Job:
@@ -95,6 +97,7 @@ class Job:
             retries=dice.choice([0, 0, 0, 1, 2]),
             requeue=dice.random() < 0.4,
             many=dice.choice([1] * 11 + [4]),
+            limit=dice.choice([0] * 9 + [3]),
             began=time.monotonic(),
         )
 
@@ -105,7 +108,8 @@ class Job:
         retries = ["--retries", str(self.retries)] if self.retries else []
         array = ["--array", "0-%d%%2" % (self.many - 1)] if self.many > 1 else []
         requeue = ["--requeue"] if self.requeue else []
-        return [*verb, "-d", *retries, *requeue, *array, self.token + ".yaml"]
+        limit = ["--time", "%ds" % self.limit, "--signal", "USR1@1"] if self.limit else []
+        return [*verb, "-d", *retries, *requeue, *array, *limit, self.token + ".yaml"]
 
     @property
     def each(self) -> list[Job]:

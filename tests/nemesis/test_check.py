@@ -190,6 +190,10 @@ def _ran_after_a_bad_setup(world: World) -> None:
     world.jobs[0].setup = "fails"
 
 
+def _time_limit_that_nobody_gave(world: World) -> None:
+    world.records[0].update(status="FAILED", reason="time limit of 3s reached")
+
+
 def _setup_failed(world: World) -> None:
     world.records[1]["status"] = "FAILED_SETUP"
 
@@ -248,6 +252,7 @@ DOCTORED = {
     "it is FAILED_DRIVER (node rebooted, in attempt 2), and should be run again": _not_run_again,
     "0 of its 2 attempts are remembered as former ones": _forgotten_attempt,
     "after a setup that failed": _ran_after_a_bad_setup,
+    "it has no limit, and ended so: time limit of 3s reached": _time_limit_that_nobody_gave,
     "it is FAILED_SETUP (exit code 3, in attempt 2), and its setup is well": _setup_failed,
     "skyq queue lab showed a traceback": _traceback,
     "node0: a dispatcher logged a traceback": _traceback_logged,

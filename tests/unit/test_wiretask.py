@@ -7,7 +7,7 @@ import json
 import pytest
 
 from skyq.core.errors import ProtocolError
-from skyq.core.model import Batch, Git, Recovery, Request, Task
+from skyq.core.model import Batch, Git, Recovery, Request, Task, TimeLimit
 from skyq.core.wiretask import packed, unpacked
 
 WHOLE = Task(
@@ -23,6 +23,7 @@ WHOLE = Task(
     file_mounts={"data": "~/data"},
     cpus_shown="4+",
     recovery=Recovery(3, (33,), True),
+    time_limit=TimeLimit(7200, "USR1", 60),
     warnings=("ports: ignored",),
     batch=Batch((0, 2), (("lr", ("1e-3", "3e-3")),), 8),
 )
