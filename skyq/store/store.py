@@ -6,7 +6,6 @@ reader which remembers the last one sees what came after it, and nothing else.
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import sqlite3
@@ -17,55 +16,13 @@ from skyq.core import states
 from skyq.core.errors import StoreError
 from skyq.core.model import Array, Device, Grant, Job, Node, Quarantine, Reach, Recovery, Request, TimeLimit
 from skyq.core.paths import ClusterDir
+from skyq.store import schema
 from skyq.store.journal import Entry, Journal
 from skyq.store.place import refuse_planted
+from skyq.store.rows import COLUMNS, dump, job_of_row, read, written
 
-SCHEMA_VERSION = 5
 BUSY_TIMEOUT = 60.0  # seconds; a transaction lasts milliseconds, so whoever waits longer has a bug to report
 
-_COLUMNS = (
-    "id, uuid, name, user, state, submitted_at, started_at, ended_at, num_nodes, alternatives, priority, "
-    "attempt, alternative, cancel_requested_at, reason, exit_codes, has_setup, cpus_shown, task_id, pids, "
-    "grants, setup_on, rev, recovery, failures, losses, awaits, overtaken, after, "
-    "held, array, "
-    "time_limit"
-)
-_UPGRADES = {
-    1: (
-        "ALTER TABLE nodes ADD COLUMN reach TEXT NOT NULL DEFAULT ''",
-        "ALTER TABLE jobs ADD COLUMN setup_on TEXT NOT NULL DEFAULT '[]'",
-        "CREATE TABLE owed_logs (job_id INTEGER NOT NULL REFERENCES jobs (id), step TEXT NOT NULL, "
-        "node TEXT NOT NULL, attempt INTEGER NOT NULL, PRIMARY KEY (job_id, step)) WITHOUT ROWID",
-    ),
-    2: ("ALTER TABLE nodes ADD COLUMN removed INTEGER NOT NULL DEFAULT 0",),
-    3: (
-        "ALTER TABLE jobs ADD COLUMN recovery TEXT NOT NULL DEFAULT '[0,[],false]'",
-        "ALTER TABLE jobs ADD COLUMN failures INTEGER NOT NULL DEFAULT 0",
-        "ALTER TABLE jobs ADD COLUMN losses INTEGER NOT NULL DEFAULT 0",
-        "ALTER TABLE jobs ADD COLUMN awaits TEXT NOT NULL DEFAULT '[]'",
-        "ALTER TABLE jobs ADD COLUMN overtaken REAL",
-        "ALTER TABLE jobs ADD COLUMN after TEXT NOT NULL DEFAULT '[]'",
-        "ALTER TABLE jobs ADD COLUMN held TEXT NOT NULL DEFAULT ''",
-        "CREATE TABLE attempts (job_id INTEGER NOT NULL REFERENCES jobs (id), number INTEGER NOT NULL, "
-        "record TEXT NOT NULL, PRIMARY KEY (job_id, number)) WITHOUT ROWID",
-        "ALTER TABLE owed_logs RENAME TO owed_before",
-        "CREATE TABLE owed_logs (job_id INTEGER NOT NULL REFERENCES jobs (id), step TEXT NOT NULL, "
-        "node TEXT NOT NULL, attempt INTEGER NOT NULL, PRIMARY KEY (job_id, step, attempt)) WITHOUT ROWID",
-        "INSERT INTO owed_logs SELECT job_id, step, node, attempt FROM owed_before",
-        "DROP TABLE owed_before",
-        "CREATE TABLE quarantine (node TEXT NOT NULL, device INTEGER NOT NULL, job_id INTEGER NOT NULL "
-        "REFERENCES jobs (id), attempt INTEGER NOT NULL, step TEXT NOT NULL, since REAL NOT NULL, "
-        "who TEXT NOT NULL, PRIMARY KEY (node, device, job_id, attempt, step)) WITHOUT ROWID",
-        "CREATE TRIGGER never_quarantined BEFORE INSERT ON device_use WHEN EXISTS (SELECT 1 FROM quarantine "
-        "WHERE node = NEW.node AND device = NEW.device) "
-        "BEGIN SELECT RAISE(ABORT, 'a device is quarantined'); END",
-    ),
-    4: (
-        "ALTER TABLE jobs ADD COLUMN array TEXT NOT NULL DEFAULT ''",
-        "ALTER TABLE jobs ADD COLUMN time_limit TEXT NOT NULL DEFAULT '[0,\"\",0,0]'",
-    ),
-}
-"""What takes a database from a version to the next one. Nothing is lost."""
 _OF_ATTEMPT = (
     *("state", "attempt", "alternative", "started_at", "ended_at", "reason", "exit_codes", "pids"),
     *("grants", "setup_on", "failures", "losses", "awaits"),
@@ -147,14 +104,14 @@ class Store:
             if version == 0 and kept.exists():
                 raise _lost(path, "is empty")
             if version == 0:
-                _create(db)
-            elif version > SCHEMA_VERSION:
+                schema.create(db)
+            elif version > schema.VERSION:
                 raise StoreError(
                     "%s was made by a newer skyq. Use that one (its schema is %d, this one knows %d)."
-                    % (path, version, SCHEMA_VERSION)
+                    % (path, version, schema.VERSION)
                 )
-            elif version < SCHEMA_VERSION:
-                _upgrade(db)
+            elif version < schema.VERSION:
+                schema.upgrade(db)
             db.execute("PRAGMA synchronous = FULL")
             db.execute("PRAGMA foreign_keys = ON")
         return cls(path, db, kept)
@@ -189,7 +146,7 @@ class Store:
     def _changed(self) -> Iterator[Entry]:
         """What the transaction has changed, for the journal."""
         for key in sorted(self._touched.get("jobs", ())):
-            yield from (("jobs", row) for row in self._rows("jobs", _COLUMNS, "id = ?", key))
+            yield from (("jobs", row) for row in self._rows("jobs", COLUMNS, "id = ?", key))
         for key in sorted(self._touched.get("spec", ())):
             yield "spec", [key, self.spec(key)]
         for key in sorted(self._touched.get("attempts", ())):
@@ -202,7 +159,7 @@ class Store:
         yield from ((table, list(self._rows(table, "*"))) for table in _WHOLE)
         yield from (("spec", list(row)) for row in self._db.execute("SELECT id, spec FROM jobs ORDER BY id"))
         yield from (("attempts", row) for row in self._rows("attempts", "*"))
-        yield from (("jobs", row) for row in self._rows("jobs", _COLUMNS, "1 ORDER BY rev"))
+        yield from (("jobs", row) for row in self._rows("jobs", COLUMNS, "1 ORDER BY rev"))
 
     def _rows(self, table: str, columns: str, where: str = "1", *values: Any) -> Iterator[Dict[str, Any]]:
         found = self._db.execute("SELECT %s FROM %s WHERE %s" % (columns, table, where), values)
@@ -318,8 +275,8 @@ class Store:
 
     def _jobs(self, where: str, *values: object) -> List[Job]:
         with _told(self.path):
-            rows = self._db.execute("SELECT %s FROM jobs WHERE %s" % (_COLUMNS, where), values)
-            return [_job(row) for row in rows]
+            rows = self._db.execute("SELECT %s FROM jobs WHERE %s" % (COLUMNS, where), values)
+            return [job_of_row(row) for row in rows]
 
     # Jobs, written. Within a transaction.
 
@@ -340,15 +297,15 @@ class Store:
             "user": new.user,
             "submitted_at": new.submitted_at,
             "num_nodes": new.num_nodes,
-            "alternatives": _dump([[a.accelerator, a.amount, a.cpus, a.memory] for a in new.alternatives]),
+            "alternatives": dump([[a.accelerator, a.amount, a.cpus, a.memory] for a in new.alternatives]),
             "priority": new.priority,
             "has_setup": int(new.has_setup),
             "cpus_shown": new.cpus_shown,
-            "recovery": _dump(new.recovery),
-            "after": _dump(new.after),
-            "array": _dump(new.array) if new.array else "",
+            "recovery": dump(new.recovery),
+            "after": dump(new.after),
+            "array": dump(new.array) if new.array else "",
             "task_id": new.task_id,
-            "time_limit": _dump(new.time_limit),
+            "time_limit": dump(new.time_limit),
             "rev": self.rev() + 1,
             "spec": new.spec,
         }
@@ -395,8 +352,8 @@ class Store:
     def keep_attempt(self, ended: Job) -> None:
         """Remember how an attempt ended whose job will be run again. Within a transaction."""
         fields = ended._asdict()
-        record = {name: _DUMP.get(name, _same)(fields[name]) for name in _OF_ATTEMPT}
-        row = ended.id, ended.number, _dump(record)
+        record = {name: written(name, fields[name]) for name in _OF_ATTEMPT}
+        row = ended.id, ended.number, dump(record)
         self._db.execute("INSERT INTO attempts (job_id, number, record) VALUES (?, ?, ?)", row)
         self._touch("attempts", row[:2])
 
@@ -407,14 +364,14 @@ class Store:
                 "SELECT record FROM attempts WHERE job_id = ? ORDER BY number", (job.id,)
             ).fetchall()
         former = [json.loads(row[0]) for row in rows if job.number > 1]
-        return [job._replace(**{n: _read(n, value) for n, value in each.items()}) for each in former] + [job]
+        return [job._replace(**{n: read(n, value) for n, value in each.items()}) for each in former] + [job]
 
     def note(self, job_id: int, **changes: Any) -> None:
         """Change what is not the state: task_id, pids, reason, cancel_requested_at."""
         self._update(job_id, "", (), **changes)
 
     def _update(self, job_id: int, guard: str, guard_values: Tuple[object, ...], **changes: Any) -> int:
-        changes = {name: _DUMP.get(name, _same)(value) for name, value in changes.items()}
+        changes = {name: written(name, value) for name, value in changes.items()}
         changes["rev"] = self.rev() + 1
         self._touch("jobs", job_id)
         return self._db.execute(
@@ -514,12 +471,12 @@ class Store:
                 (
                     n.name,
                     n.index,
-                    _dump([[d.index, d.accelerator, d.uuid] for d in n.devices]),
+                    dump([[d.index, d.accelerator, d.uuid] for d in n.devices]),
                     n.cpus,
                     n.memory,
                     n.unusable,
                     n.ip,
-                    _dump(n.reach) if n.reach else "",
+                    dump(n.reach) if n.reach else "",
                 )
                 for n in nodes
             ],
@@ -575,131 +532,3 @@ def _lost(path: str, what: str) -> StoreError:
     name = os.path.basename(os.path.dirname(path))
     text = "The queue's database %s %s.\nJobs that run go on. To have the queue back: skyq recover %s"
     return StoreError(text % (path, what, name))
-
-
-def _create(db: sqlite3.Connection) -> None:
-    """Several processes may come first at once: one makes the schema, the others wait and find it."""
-    db.execute("PRAGMA journal_mode = WAL")
-    with open(os.path.join(os.path.dirname(__file__), "schema.sql"), encoding="utf-8") as file:
-        script = file.read()
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        if db.execute("PRAGMA user_version").fetchone()[0] == 0:
-            for statement in _statements(script):
-                db.execute(statement)
-        db.execute("COMMIT")
-    finally:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-
-
-def _upgrade(db: sqlite3.Connection) -> None:
-    """Bring an older database up to date; of several processes that try, one does."""
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        for step in range(version, SCHEMA_VERSION):
-            for statement in _UPGRADES[step]:
-                db.execute(statement)
-        db.execute("PRAGMA user_version = %d" % SCHEMA_VERSION)
-        db.execute("COMMIT")
-    finally:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-
-
-def _statements(script: str) -> Iterator[str]:
-    """executescript() would commit the transaction that keeps the others out."""
-    statement = ""
-    for line in script.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
-
-
-def _job(row: Tuple[Any, ...]) -> Job:
-    """The one place where a row becomes a record. Columns are in the order of the record's fields."""
-    fields = list(row)
-    for at, read in _READ_AT:
-        fields[at] = read(fields[at])
-    return Job._make(fields)
-
-
-def _read(name: str, value: Any) -> Any:
-    return _READ[name](value) if name in _READ else value
-
-
-@functools.lru_cache(maxsize=4096)
-def _flat(text: str) -> Tuple[Any, ...]:
-    """Names or codes; nearly always those of many other jobs too, and mostly none."""
-    return tuple(json.loads(text))
-
-
-def _pids(text: str) -> Dict[str, int]:
-    return {} if text == "{}" else dict(json.loads(text))
-
-
-@functools.lru_cache(maxsize=256)
-def _recovery(text: str) -> Recovery:
-    retries, codes, requeue = json.loads(text)
-    return Recovery(retries, tuple(codes), requeue)
-
-
-@functools.lru_cache(maxsize=256)
-def _time_limit(text: str) -> TimeLimit:
-    return TimeLimit(*json.loads(text))
-
-
-@functools.lru_cache(maxsize=4096)
-def _alternatives(text: str) -> Tuple[Request, ...]:
-    """Equal requests become one object: 10,000 waiting jobs ask for a handful of different things."""
-    return tuple(Request(*fields) for fields in json.loads(text))
-
-
-@functools.lru_cache(maxsize=4096)
-def _after(text: str) -> Tuple[Tuple[int, str], ...]:
-    return tuple((job_id, kind) for job_id, kind in json.loads(text))
-
-
-@functools.lru_cache(maxsize=4096)
-def _array(text: str) -> Optional[Array]:
-    return Array(*json.loads(text)) if text else None
-
-
-@functools.lru_cache(maxsize=4096)
-def _grants(text: str) -> Tuple[Grant, ...]:
-    return tuple(
-        Grant(node, rank, tuple((device, amount) for device, amount in devices), cpus, memory)
-        for node, rank, devices, cpus, memory in json.loads(text)
-    )
-
-
-def _dump(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"))
-
-
-def _same(value: object) -> object:
-    return value
-
-
-def _dump_grants(grants: Iterable[Grant]) -> str:
-    return _dump([[g.node, g.rank, g.devices, g.cpus, g.memory] for g in grants])
-
-
-_DUMP: Dict[str, Any] = {
-    **dict.fromkeys(("pids", "exit_codes", "setup_on", "awaits"), _dump),
-    "grants": _dump_grants,
-}
-_READ: Dict[str, Any] = {
-    "alternatives": _alternatives,
-    **dict.fromkeys(("exit_codes", "setup_on", "awaits"), _flat),
-    "has_setup": bool,
-    "pids": _pids,
-    "grants": _grants,
-    "recovery": _recovery,
-    "after": _after,
-    "array": _array,
-    "time_limit": _time_limit,
-}
-_READ_AT = [(at, _READ[name]) for at, name in enumerate(_COLUMNS.split(", ")) if name in _READ]
