@@ -244,6 +244,7 @@ class TaskSpooler(Contender):
 
     def close(self) -> None:
         self.run(["tsp", "-K"])
+        _kill_with(b"TS_SOCKET=" + self.environ["TS_SOCKET"].encode())  # -K lets live what runs
         self.left.append(self._folder)
 
     def submit(self, line: str) -> list[str]:
@@ -350,6 +351,16 @@ def _gang(line: Callable[[], str], runs: int = 7) -> float:
         assert len(times) == 3, times
         taken.append(max(times[1:]) - times[0])
     return sorted(taken)[runs // 2]
+
+
+def _kill_with(word: bytes) -> None:
+    """Who has a word in its environment."""
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and word in (entry / "environ").read_bytes().split(b"\0"):
+                os.kill(int(entry.name), 9)
+        except OSError:
+            continue
 
 
 def _named(*names: str) -> list[int]:
