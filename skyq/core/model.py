@@ -88,6 +88,8 @@ class Task(NamedTuple):
     """From which `launch` takes hosts; ANY_POOL: whichever; empty: not said."""
     warnings: Tuple[str, ...] = ()
     """One line each, for the person who submits."""
+    terminal: bool = False
+    """Whether somebody comes to it: `skyq run`."""
 
     def __repr__(self) -> str:
         return "Task(%s)" % without_secrets(self._asdict())

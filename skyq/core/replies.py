@@ -73,6 +73,13 @@ _END: Shape = {
     "stuck?": _list(_row(_number(1, 1 << 31), _WORD)),
 }
 
+VISIT: Dict[str, Shape] = {
+    "out": {"stream": _number(1, 2), "data": _bytes},
+    "took": {"count": _SIZE},
+    "ended": {"code": _number(-1, 255), "stopped?": _flag},
+}
+"""What the terminal of a job says, by `is`; see visit.py. Who has entered one hears nothing else."""
+
 NODE: Dict[str, Shape] = {
     "hello": {"alive?": _list(_row(_WORD, _ATTEMPT, _STEP_NAME)), "ungrouped?": _WORD},
     "claimed": {},
@@ -89,6 +96,9 @@ NODE: Dict[str, Shape] = {
     "kept": {},
     "not-kept": {"why?": _WORDS},
     "lacks": {"files": _list(_number(0, MOST)), "last?": _flag},
+    "entered": {},
+    "not-entered": {"why?": _WORDS},
+    **VISIT,
 }
 """What a node agent says, by `is`; see protocol.py and transport/parcel.py."""
 
@@ -97,6 +107,8 @@ HEAD: Dict[str, Shape] = {
     "ask": {},
     "exit": {"code": _number(0, 255)},
     "pong": {},
+    "entered": {},
+    **VISIT,
 }
 """What the agent on a head says, by `is`. Of files, who takes them judges."""
 _PRINTED: Shape = {"fd": _number(1, 2), "data": _bytes}

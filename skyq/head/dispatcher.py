@@ -32,6 +32,7 @@ from skyq.head.pulls import Pulls, Source
 from skyq.head.tick import Acts, tick
 from skyq.store.lock import tick_lock
 from skyq.store.store import Store
+from skyq.transport.aside import short_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -466,7 +467,7 @@ def _listen(where: ClusterDir) -> socket.socket:
     except FileNotFoundError:
         pass
     door = socket.socket(socket.AF_UNIX)
-    with wake.short_name(where.socket) as name:
+    with short_name(where.socket) as name:
         door.bind(name)
     door.listen(128)
     door.setblocking(False)

@@ -83,7 +83,7 @@ class Head:
         plan = schedule.plan(snapshot, 0.0)
         for start in plan.starts:
             if start.job == waiting.id:
-                return "It would start now, on " + "; ".join(map(_grant_text, start.grants)) + "."
+                return "It would start now, on " + "; ".join(map(grant_text, start.grants)) + "."
         return "It would wait: %s." % plan.reason(waiting)
 
     def _store(self, task: Task, user: str, uuid: str, cwd: str) -> int:
@@ -125,6 +125,9 @@ class Head:
         """Raise SkyqError where a job can't be run once more."""
         self._check(job.num_nodes, job.alternatives)
         spec = json.loads(self.store.spec(job.id))
+        if spec.get("terminal"):
+            text = "Job %d had a terminal, at which somebody has to be. Type `skyq run %s` for another one."
+            raise SkyqError(text % (job.id, self.cluster))
         if spec["secrets"]:
             text = "Job %d had secrets (%s), which are gone. Submit it again with `skyq exec`."
             raise SkyqError(text % (job.id, ", ".join(spec["secrets"])))
@@ -380,7 +383,8 @@ def _why_it_waits(job: Job, plan: str, away: Set[str]) -> str:
     return "; ".join(why for why in (job.reason, plan) if why) if job.number > 1 else job.reason or plan
 
 
-def _grant_text(grant: Grant) -> str:
+def grant_text(grant: Grant) -> str:
+    """Where a rank is, and what it has: "node1 (devices 2, 3)"."""
     devices = ", ".join(str(index) for index, _ in grant.devices)
     if not devices:
         return grant.node + " (no device)"

@@ -21,6 +21,7 @@ from skyq.store.store import Store
 
 GRACE = 30.0  # seconds between TERM and KILL at a cancel; SkyPilot's
 LONGEST_GRACE = 86400  # seconds
+VISIT = 60.0  # seconds until somebody has to be at the terminal of a job that has one
 HOLD = 60.0  # seconds that a prepared step waits for the word to go; the dispatcher gives up before that
 
 
@@ -34,6 +35,7 @@ def stored(task: Task, cwd: str = "") -> str:
             "secrets": sorted(task.secrets),
             "cwd": cwd,
             "grace": _grace(),
+            **({"terminal": True} if task.terminal else {}),
         }
     )
 
@@ -182,6 +184,7 @@ def step_spec(cluster: Cluster, job: Job, step: str, spec: Message) -> Message:
         "grace": spec["grace"],
         "linger": kind == "setup" or len(grants) > 1,
         "hold": HOLD if in_two_stages(job, nodes) else 0.0,
+        **({"terminal": VISIT} if spec.get("terminal") else {}),
     }
 
 

@@ -93,6 +93,7 @@ class Agent:
             "start": self.start,
             "go": self.go,
             "tail": self.tail,
+            "enter": self.enter,
             "stop": self.stop,
             "over": self.over,
             "claim": self.claim,
@@ -227,6 +228,21 @@ class Agent:
         key = _key(message)
         self.send_log(_Step(key, RunDir.of(self.runs, *key)), message)
         self.tails.over(key)
+
+    def enter(self, message: Message) -> None:
+        """Be the line to the terminal of a step, and nothing else any more."""
+        from skyq.node import terminal
+
+        try:
+            line = terminal.connect(RunDir.of(self.runs, *_key(message)))
+        except OSError as error:
+            self.say({"is": "not-entered", "why": error.strerror or str(error)})
+            return
+        self.say({"is": "entered"})
+        os.set_blocking(1, True)
+        self.send()
+        terminal.lend(line)
+        os._exit(0)
 
     def send_log(self, step: _Step, wish: Message) -> None:
         """Send the step's log, for as long as it grows."""

@@ -259,7 +259,7 @@ class _Shim:
         """The script is over: say so on disk before anyone is told, whatever the disk is like."""
         ended_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         self.code = 128 + ended_by if ended_by else os.WEXITSTATUS(status)
-        record = {"code": self.code, "stopped": self.stopped, "why": self._suspicion() if self.code else ""}
+        record = {"code": self.code, "stopped": self.stopped, "why": self._why() if self.code else ""}
         while True:
             try:
                 write_durably(self.run.exit, record)
@@ -270,6 +270,16 @@ class _Shim:
                 time.sleep(FULL_DISK)  # some file systems need room even to write over a reserved record
         if self.over and self.deadline is None and (containers.used(self.run) or not self._alone()):
             self._end(LEFTOVER_GRACE)
+
+    def _why(self) -> str:
+        """What a bare exit code doesn't tell, if anything is known."""
+        if self.spec.get("terminal"):
+            try:
+                with open(self.run.parting) as file:
+                    return file.read(200)
+            except OSError:
+                pass  # it ended by itself
+        return self._suspicion()
 
     def _suspicion(self) -> str:
         """What the machine knows about a failure: the cause that the exit code doesn't tell; or nothing."""
@@ -443,6 +453,14 @@ def _become_script(run: RunDir, spec: Spec, gate: int, log: int) -> NoReturn:
         prelude = os.path.join(os.path.dirname(os.path.abspath(__file__)), "prelude.sh")
         env = {**spec["base"], **spec["env"]}
         words = ["bash", "--noprofile", "--norc", prelude, run.script, spec["wrappers"]]
+        if spec.get("terminal"):
+            from skyq.node import terminal
+
+            os._exit(
+                terminal.hold(
+                    run, spec["terminal"], lambda more: os.execve(spec["shell"], words, {**env, **more})
+                )
+            )
         os.execve(spec["shell"], words, env)
     except BaseException as error:
         os.write(2, ("skyq: this step could not start: %s\n" % error).encode())
