@@ -1,12 +1,13 @@
 """The user's end of a job's terminal: this process's own terminal, or its streams where it has none.
 
-A thread reads what is typed, since the process itself listens. A terminal is as it was when this is left,
-whichever way.
+A thread reads what is typed and another one shows what comes, since the process itself listens: who reads its
+output slowly, or later, keeps nothing on the node. A terminal is as it was when this is left, whichever way.
 """
 
 from __future__ import annotations
 
 import os
+import queue
 import select
 import signal
 import struct
@@ -20,6 +21,10 @@ from skyq.core import protocol, visit
 from skyq.core.protocol import Message
 
 NO_SIZE = (24, 80)  # rows, columns, where the terminal doesn't say
+
+
+class Unread(BaseException):
+    """Nobody reads any more what comes. Raised wherever this process is, whatever it catches there."""
 
 
 class Console:
@@ -37,14 +42,18 @@ class Console:
         self._wake, self._waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._modes: list[Any] | None = None
         self._handlers: dict[int, Any] = {}
-        self._thread = threading.Thread(target=self._type, daemon=True)
+        self._typing = threading.Thread(target=self._type, daemon=True)
+        self._shown: queue.SimpleQueue[tuple[int, bytes] | None] = queue.SimpleQueue()
+        self._showing = threading.Thread(target=self._show, daemon=True)
 
     def __enter__(self) -> Console:
         self._on(signal.SIGTERM, _end)
         self._on(signal.SIGHUP, _end)
         if self._interrupt is not None:
             self._on(signal.SIGINT, self._interrupted)
-        self._thread.start()
+        self._on(signal.SIGUSR1, _broken)
+        self._typing.start()
+        self._showing.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -92,15 +101,14 @@ class Console:
         """What the terminal says."""
         what = message["is"]
         if what == "out":
-            _write(message["stream"], message["data"])
-            told = self._debt.take(len(message["data"]))
-            if told:
-                self._say(protocol.encode({"do": "took", "count": told}))
+            self._shown.put((message["stream"], message["data"]))
         elif what == "took":
             with self._turn:
                 self._credit.took(message["count"])
             self._ring(b"t")
         elif what == "ended":
+            self._shown.put(None)
+            self._showing.join()
             self.leave()
 
     def leave(self) -> None:
@@ -113,7 +121,22 @@ class Console:
         if not self._left:
             self._left = True
             self._ring(b"x")
-            self._thread.join(1.0)
+            self._typing.join(1.0)
+
+    def _show(self) -> None:
+        """The thread that writes what came."""
+        while item := self._shown.get():
+            try:
+                _write(*item)
+            except OSError:  # nobody reads it any more
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+                return
+            told = self._debt.take(len(item[1]))
+            try:
+                if told:
+                    self._say(protocol.encode({"do": "took", "count": told}))
+            except Exception:  # the connection is gone; what came is shown all the same
+                pass
 
     # What is typed.
 
@@ -128,7 +151,7 @@ class Console:
         return (rows, columns) if rows and columns else NO_SIZE
 
     def _type(self) -> None:
-        """The thread."""
+        """The thread that reads."""
         typing = True
         try:
             while not self._left:
@@ -174,6 +197,10 @@ class Console:
 
 def _end(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
+
+
+def _broken(number: int, frame: FrameType | None) -> None:
+    raise Unread
 
 
 def _write(fd: int, data: bytes) -> None:

@@ -77,9 +77,14 @@ def main(words: list[str]) -> int:
     entry, quoted = taskargs.entrypoint(found)
     task = command_task(_script(entry, quoted), taskargs._overrides(found))
     order = Order.of(task._replace(terminal=True), found, launch=False)
-    if cluster.here(name):
-        return _here(name, order)
-    return _elsewhere(name, order, found.accept_new_host_keys)
+    from skyq.cli.console import Unread
+
+    try:
+        if cluster.here(name):
+            return _here(name, order)
+        return _elsewhere(name, order, found.accept_new_host_keys)
+    except Unread:
+        raise BrokenPipeError from None
 
 
 def _script(words: list[str], quoted: bool) -> str:
@@ -167,6 +172,8 @@ def carry_out(head: Head, order: Order, visitor: Visitor, box: Mailbox) -> int:
     try:
         line = _come(head, job_id, order.quiet)
     except BaseException as error:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # the impatient have been heard
         cancelled = head.cancel([job_id], user())
         if not isinstance(error, KeyboardInterrupt):
             raise

@@ -12,8 +12,9 @@ visitor → terminal                      terminal → visitor
 Frames as in protocol.py, without a greeting; `do` to the terminal, `is` from it. The first message is `open`:
 with `tty` the program gets a terminal, else three pipes. `stopped`: skyq was told to end it.
 
-In each direction at most WINDOW bytes are on their way for which no `took` has come. So nobody in between has
-to hold anything back, and a ping never waits behind what a slow reader leaves.
+In each direction about WINDOW bytes at most are on their way for which no `took` has come, but for what is
+left when the program has ended. So nobody in between has to hold anything back, and a ping never waits behind
+what a slow reader leaves.
 """
 
 from __future__ import annotations

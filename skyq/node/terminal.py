@@ -373,7 +373,7 @@ class _Sitting:
         if fd not in self._sources:
             return False
         try:
-            data = os.read(fd, min(visit.PIECE, max(1, self._credit.left)))
+            data = os.read(fd, visit.PIECE)
         except BlockingIOError:
             return False
         except OSError as error:
@@ -410,13 +410,12 @@ class _Sitting:
     def _is_told(self) -> bool:
         """Whether the visitor has all that the script wrote, and how it ended.
 
-        What still has the output open is seen off with the step: only so much of that is shown.
+        That fits into pipes: it goes at once, so that a slow reader keeps no devices. What still has the
+        output open is seen off with the step, and of that only so much is shown.
         """
         if not self._farewell:
-            while self._credit.left > 0 and self._rest > 0 and any(map(self._read, list(self._sources))):
+            while self._rest > 0 and any(map(self._read, list(self._sources))):
                 pass
-            if self._credit.left <= 0 and self._rest > 0 and self._sources:
-                return False
             self._farewell = True
             stopped = self._wake.told_to_end
             self._say(protocol.encode({"is": "ended", "code": self.code, "stopped": stopped}))
