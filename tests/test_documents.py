@@ -89,6 +89,8 @@ QUOTED = (
     "was made by a newer skyq. Use that one",
     "is full or fails",
     "is being removed by `skyq down",
+    "the connection to its terminal was lost",
+    "nobody came to its terminal within ",
 )
 """Of what skyq prints, in docs/troubleshooting.md."""
 KNOB = re.compile(r'(?:environ(?:\.get\(|\[)|environment\.get\()"(SKYQ_[A-Z_]+|NO_COLOR)"')

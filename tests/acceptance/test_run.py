@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import signal
-import struct
 import subprocess
-import termios
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,54 +13,12 @@ import psutil
 import pytest
 
 from tests.cluster import LocalQueue
-from tests.lab.terminal import Terminal
+from tests.typist import Typist
 from tests.waiting import PATIENCE, wait_until
 
-Typed = Callable[..., "Typist"]
+Typed = Callable[..., Typist]
 LOST = "exit code 129 (killed by signal 1); the connection to its terminal was lost"
 SHELL = ("--env", "PS1=here> ", "--", "bash", "--norc")
-
-
-class Typist(Terminal):
-    """A command at a terminal of this machine."""
-
-    def __init__(self, queue: LocalQueue, *words: str) -> None:
-        super().__init__()
-        self.modes = termios.tcgetattr(self.slave)
-        self._kept = os.dup(self.slave)  # who looks at its modes keeps it open
-        self.size(30, 100)
-        self.process = subprocess.Popen(
-            [*queue.program, *words],
-            env={**queue.env, "TERM": "xterm-256color"},
-            cwd=queue.user_home,
-            stdin=self.slave,
-            stdout=self.slave,
-            stderr=self.slave,
-            start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-        )
-        os.close(self.slave)
-
-    def size(self, rows: int, columns: int) -> None:
-        """The window has that size from now on."""
-        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-
-    def ended(self) -> int:
-        """The exit code, once it has ended; and the terminal is as it was."""
-        wait_until(lambda: self._look() and self.process.poll() is not None, "it ends", evidence=self.told)
-        assert termios.tcgetattr(self._kept) == self.modes
-        self._look()
-        return self.process.returncode
-
-    def told(self) -> str:
-        return self.screen
-
-    def close(self) -> None:
-        os.close(self._kept)
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait(PATIENCE)
-        super().close()
 
 
 @pytest.fixture
@@ -131,6 +86,7 @@ def test_words_keep_their_quoting_and_a_bashrc_reads_nothing_of_the_input(queue:
 def test_who_reads_late_gets_all_and_keeps_no_devices(queue: LocalQueue) -> None:
     with queue.start("run", "local", "-q", "--gpus", "H100:4", "--", "seq", "60000") as process:
         assert process.stdout is not None
+        queue.until(lambda: 1 in queue.jobs(), "it is in the queue")
         assert queue.wait(1)["status"] == "SUCCEEDED"  # it fits on the way: nobody has to read it
         assert process.stdout.read() == "".join("%d\n" % i for i in range(1, 60_001)).encode()
         assert process.wait(PATIENCE) == 0
@@ -180,7 +136,7 @@ def test_it_is_a_terminal_of_that_size_and_kind_and_follows_the_window(typed: Ty
 
 def size_is(screen: Typist, size: str) -> bool:
     screen.type("stty size\r")
-    screen._look()
+    screen.look()
     return size in screen.screen
 
 

@@ -2,57 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import signal
 import subprocess
-import termios
 from collections.abc import Iterator
 
 import pytest
 
 from tests.cli.laptop import Far, Laptop
-from tests.lab.terminal import Terminal
-from tests.waiting import PATIENCE, wait_until
+from tests.typist import Typist
+from tests.waiting import PATIENCE
 
 SHELL = ("--env", "PS1=here> ", "--", "bash", "--norc")
 LOST = "exit code 129 (killed by signal 1); the connection to its terminal was lost"
-
-
-class Typist(Terminal):
-    """A command that is typed on the laptop."""
-
-    def __init__(self, laptop: Laptop, *words: str) -> None:
-        super().__init__()
-        self._kept = os.dup(self.slave)
-        self.modes = termios.tcgetattr(self._kept)
-        self.process = subprocess.Popen(
-            [*laptop.program, *words],
-            env={**laptop.env, "TERM": "xterm"},
-            cwd=laptop.user_home,
-            stdin=self.slave,
-            stdout=self.slave,
-            stderr=self.slave,
-            start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-        )
-        os.close(self.slave)
-
-    def ended(self) -> int:
-        """The exit code; the terminal is as it was."""
-        wait_until(
-            lambda: self._look() and self.process.poll() is not None, "it ends", evidence=lambda: self.screen
-        )
-        assert termios.tcgetattr(self._kept) == self.modes
-        self._look()
-        return self.process.returncode
-
-    def close(self) -> None:
-        os.close(self._kept)
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait(PATIENCE)
-        super().close()
 
 
 @pytest.fixture
@@ -84,7 +45,7 @@ def test_a_pipe_goes_there_and_back_byte_for_byte(laptop: Laptop, head: Far) -> 
 def test_a_shell_there_has_its_devices_and_its_exit_code_comes_back(screen: Typist, head: Far) -> None:
     assert "Job 1 runs on node0 (devices 0, 1, 2, 3)." in screen.screen
     screen.type("echo $CUDA_VISIBLE_DEVICES, $(stty size), $TERM; printf '\\033]0;title\\007'\r")
-    screen.expect("0,1,2,3, 24 80, xterm\r\n\x1b]0;title\x07")
+    screen.expect("0,1,2,3, 30 100, xterm-256color\r\n\x1b]0;title\x07")
     screen.type("exit 6\r")
 
     assert screen.ended() == 6
