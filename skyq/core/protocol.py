@@ -14,6 +14,7 @@ head → node                                       node → head
   stop   job attempt step why                       exited   job attempt step code stopped why
   over   job attempt step                           gone     job attempt step code stopped why stuck
   enter  job attempt step                           entered, not-entered why
+  look   devices                                    strangers found why
   tail   job attempt step from                      log      job attempt step offset (bytes)
                                                     grew     job attempt step size
                                                     log-end  job attempt step size
@@ -33,7 +34,8 @@ directory), grace (seconds between TERM and KILL), linger (leftovers live until 
 when all is ready; without one in so many seconds it never starts), tail ({from, sizes}: its log is wanted
 from an offset on: the bytes, or with `sizes` only how long it is), terminal (it has one, at which somebody
 has to be within so many seconds: node/terminal.py). enter makes a connection the line to that: after
-`entered` there is nothing on it but what visit.py tells.
+`entered` there is nothing on it but what visit.py tells. look asks who is on devices (index, UUID) without
+being of a job; the answer may take seconds.
 
 hello tells which steps this node still has something of: what the head doesn't know of, it stops. tail asks
 for the log of a step that is gone. Bytes of logs come when nothing else is to be said; log-end after all.

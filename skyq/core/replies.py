@@ -34,8 +34,8 @@ def _number(low: int, high: int) -> Check:
     return lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
-def _list(of: Check) -> Check:
-    return lambda value: isinstance(value, list) and len(value) <= MANY and all(map(of, value))
+def _list(of: Check, most: int = MANY) -> Check:
+    return lambda value: isinstance(value, list) and len(value) <= most and all(map(of, value))
 
 
 def _row(*checks: Check) -> Check:
@@ -99,6 +99,10 @@ NODE: Dict[str, Shape] = {
     "entered": {},
     "not-entered": {"why?": _WORDS},
     **VISIT,
+    "strangers": {
+        "found": _list(_row(_number(0, 1 << 16), _number(0, 1 << 31), _text(64), _text(64), _SIZE), 256),
+        "why?": _WORDS,
+    },
 }
 """What a node agent says, by `is`; see protocol.py and transport/parcel.py."""
 

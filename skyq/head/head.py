@@ -20,7 +20,7 @@ from skyq.core.paths import ClusterDir, attempt_logs, host_word, step_log
 from skyq.core.rankenv import task_id
 from skyq.core.request import LONGEST_ID
 from skyq.core.versions import order
-from skyq.head import overtaking, specs, waits, wake, workdirs
+from skyq.head import lookout, overtaking, specs, waits, wake, workdirs
 from skyq.head.fleet import UNGROUPED
 from skyq.head.links import CONNECTING, ENDING, UNREACHABLE
 from skyq.store.place import make_private, private_folders
@@ -168,15 +168,25 @@ class Head:
 
     def see_nodes(self, patience: float) -> None:
         """Have a dispatcher look at the workers now, and wait until it knows which can be reached."""
-        if not any(node.reach or node.quarantined for node in self.store.nodes()):
+        if not any(node.reach or node.quarantined or self._is_looked_at(node) for node in self.store.nodes()):
             self.look()
             return
         self.wake()
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
-            if wake.knock(self.where) and CONNECTING not in self.trouble().values():
+            if wake.knock(self.where) and not self._are_awaited():
                 return
             time.sleep(0.02)
+
+    def _are_awaited(self) -> bool:
+        """Whether the dispatcher doesn't know of some node yet."""
+        nodes = lookout.told(self.store, self.store.nodes())
+        unknown = any(not each.who for node in nodes for each in node.strangers)
+        return unknown or CONNECTING in self.trouble().values()
+
+    def _is_looked_at(self, node: Node) -> bool:
+        """Whether its devices are real ones, of which strangers are told."""
+        return any(device.uuid for device in node.devices) and self.store.get(lookout.RULE) != lookout.IGNORE
 
     # Questions.
 
@@ -196,7 +206,7 @@ class Head:
         """In cluster order, each with what the dispatcher knows to be wrong with it."""
         trouble = self.trouble()
         found = []
-        for node in self.store.nodes():
+        for node in lookout.told(self.store, self.store.nodes()):
             whys = [why for why in (node.unusable, trouble.get(node.name)) if why]
             found.append(node._replace(unusable="; ".join(whys)))
         return found
