@@ -106,6 +106,9 @@ NODE: Dict[str, Shape] = {
 }
 """What a node agent says, by `is`; see protocol.py and transport/parcel.py."""
 
+NEWS = frozenset(kind for kind, shape in NODE.items() if "job" in shape) | {"strangers"}
+"""What of that is news for a dispatcher, beside what concerns the connection."""
+
 HEAD: Dict[str, Shape] = {
     "at": {"place": lambda place: _object(place) and fits(place, {"job?": _SIZE})},
     "ask": {},

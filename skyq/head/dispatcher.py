@@ -295,7 +295,11 @@ class Dispatcher:
                 self._note_news()
             if link.down_at is not None:
                 next_at = min(next_at, self._judge(link, now - link.down_at, now))
-        return min(next_at, self.lookout.keep_up(self.fleet.links, self.board, now))
+        next_at = min(next_at, self.lookout.keep_up(self.fleet.links, self.board, now))
+        if self.lookout.gave_up:
+            self.lookout.gave_up = False
+            self.tick_at = now
+        return next_at
 
     def _judge(self, link: Link, down: float, now: float) -> float:
         """What becomes of the jobs of an unreachable node; returns when to look again."""
@@ -351,7 +355,8 @@ class Dispatcher:
         self.board.dirty |= self.unasked & self.board.phases.keys()
         self.unasked.clear()
         try:
-            nodes = self.lookout.mark(self.fleet.usable(now), now)
+            nodes = self.lookout.mark(self.fleet.usable(now), not self.board.jobs, now)
+            self.lookout.keep_up(self.fleet.links, self.board, now)
             acts = tick(self.store, self.board, nodes, self.fleet.away(), self.pulls)
         except SkyqError as error:
             _note(str(error))

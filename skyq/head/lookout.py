@@ -25,6 +25,7 @@ EVERY = 30.0  # seconds between two looks while there is work
 SOON = 10.0  # the same on a node with strangers, while jobs wait
 LIMIT = 25.0  # seconds that a node gets to answer: nvidia-smi has its own limit there, twice
 FRESH = 60.0  # seconds for which an answer is good enough to start something
+IDLE = 1.0  # the same where there was no work
 
 
 class _Seen:
@@ -56,6 +57,8 @@ class Lookout:
         self._seen: Dict[str, _Seen] = {}
         self._told = ""
         """What the store has."""
+        self.gave_up = False
+        """Whether an answer isn't awaited any more, since somebody set this back: devices are given out."""
 
     def read(self, store: Store, nodes: Iterable[Node]) -> None:
         """See what is wanted, and which nodes there are."""
@@ -82,11 +85,12 @@ class Lookout:
                 self._seen.pop(name, None)  # whatever was known: when it is back it is asked first
                 continue
             seen = self._seen.get(name)
-            if seen is None or (board.jobs and seen.answered and now >= seen.asked_at + seen.pause(board)):
+            due = seen is not None and board.jobs and now >= seen.asked_at + seen.pause(board)
+            if seen is None or (seen.answered and (due or seen.told_at is None)):
                 self._ask(link, board, now)
                 seen = self._seen[name]
             elif not seen.answered and now >= seen.asked_at + LIMIT:
-                seen.told_at, seen.answered = now, True
+                seen.told_at, seen.answered, self.gave_up = now, True, True
             pause = seen.pause(board) if seen.answered else LIMIT
             next_at = min(next_at, max(seen.asked_at + pause, now + 0.1))
         return next_at
@@ -117,10 +121,16 @@ class Lookout:
         seen.strangers = tuple(Stranger(device, _some(found[device])) for device in sorted(found))
         return ""
 
-    def mark(self, nodes: Iterable[Node], now: float) -> Tuple[Node, ...]:
-        """The nodes, each with the devices that others use, or may use as far as is known."""
+    def mark(self, nodes: Iterable[Node], idle: bool, now: float) -> Tuple[Node, ...]:
+        """The nodes, each with the devices that others use, or may use as far as is known.
+
+        `idle`: there was no work until now.
+        """
         if not self._real:
             return tuple(nodes)
+        for seen in self._seen.values():
+            if idle and seen.answered and now > (seen.told_at or now) + IDLE:
+                seen.told_at = None
         return tuple(node._replace(strangers=its) if (its := self._of(node, now)) else node for node in nodes)
 
     def _of(self, node: Node, now: float) -> Tuple[Stranger, ...]:

@@ -93,6 +93,8 @@ class Lookout:
         self._watch, self._unwatch, self._say, self._shims = watch, unwatch, say, shims
         self.children: Set[int] = set()
         """Those of its processes that have not been reaped yet."""
+        self._hanging: Set[int] = set()
+        """Those of them that had to be killed, and aren't dead yet."""
         self._asked: List[_Asked] = []
         self._devices: Dict[str, int] = {}
         """UUID → index, of those that are to be looked at; empty: nobody looks."""
@@ -123,6 +125,7 @@ class Lookout:
             self._begin()
             return
         for child in self.children:
+            self._hanging.add(child)
             try:
                 os.kill(child, signal.SIGKILL)
             except OSError:
@@ -133,6 +136,7 @@ class Lookout:
     def reaped(self, pid: int) -> None:
         """A child has ended."""
         self.children.discard(pid)
+        self._hanging.discard(pid)
 
     def _begin(self) -> None:
         from skyq.node import probe
@@ -140,7 +144,7 @@ class Lookout:
         program = probe.nvidia_smi()
         if not program:
             self._answer([], "there is no nvidia-smi")
-        elif self.children:
+        elif self._hanging:
             self._answer([], "nvidia-smi hangs")
         else:
             try:

@@ -9,6 +9,7 @@ import pytest
 
 from tests.lab import Host, Lab
 from tests.ssh.remote import Remote
+from tests.waiting import wait_until
 
 Make = Callable[..., Remote]
 
@@ -81,5 +82,31 @@ def test_the_first_job_after_an_idle_time_lands_on_no_strangers_device(cluster: 
         stranger(cluster.lab.node(number), 0)
     jobs = [cluster.submit("--gpus", "H100:1", "sleep 600") for _ in range(2)]
 
-    for record in cluster.wait_all(jobs, "RUNNING").values():
-        assert record["nodes"][0]["devices"][0]["index"] == 1
+    cluster.wait_all(jobs, "RUNNING")
+    got = sorted(
+        (job["nodes"][0]["node"], job["nodes"][0]["devices"][0]["index"]) for job in map(cluster.job, jobs)
+    )
+    assert got == [("node0", 1), ("node1", 1)], cluster.ok("status", "lab").out
+
+
+def test_on_ones_own_machine_it_is_the_same(make_lab: Callable[..., Lab]) -> None:
+    lab = make_lab(1, gpus=2)
+    node = lab.node(0)
+    lab.client.run(["scp", "/usr/local/bin/skyq", "node0:skyq.pyz"])
+
+    def skyq(*words: str) -> str:
+        done = node.run(["python3", "skyq.pyz", *words], env={"SKYQ_GRACE_S": "2"})
+        return done.stdout + done.stderr
+
+    pid = stranger(node, 0)
+    assert "device 0 is in use by others: pid %d python of ada" % pid in skyq("status", "local")
+    skyq("exec", "local", "-d", "--gpus", "H100:1", "sleep 600")
+    wait_until(
+        lambda: "RUNNING" in skyq("queue", "local"), "it runs", evidence=lambda: skyq("queue", "local")
+    )
+    assert "rank 0, device 1" in skyq("why", "local", "1")
+    told = skyq("exec", "local", "--dryrun", "--gpus", "H100:1", "true")
+    assert "It would wait: needs 1 H100; none free (job 1 holds 1), in use by others: device 0" in told
+    node.gpus(2)
+    assert skyq("exec", "local", "-q", "--gpus", "H100:1", "echo $CUDA_VISIBLE_DEVICES") == "0\n"
+    skyq("cancel", "local", "-a", "-y")
