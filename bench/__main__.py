@@ -1,6 +1,7 @@
 """`python3 bench [ROW...]`: what skyq costs, as ratios measured in this run. Build skyq.pyz first.
 
-Over SSH, as root: `.venv/bin/python bench ssh [commands|lines|many|sync]`.
+Over SSH, as root: `.venv/bin/python bench ssh [commands|lines|many|sync]`. Beside Slurm, task-spooler and
+HyperQueue: `.venv/bin/python bench versus`. The plan alone, which needs no skyq.pyz: `python3 bench plan`.
 """
 
 from __future__ import annotations
@@ -183,7 +184,7 @@ ROWS: dict[str, Callable[[], None]] = {
 
 def main() -> None:
     """Run the rows that are named, or all."""
-    if not os.path.exists(PROGRAM[1]):
+    if sys.argv[1:2] != ["plan"] and not os.path.exists(PROGRAM[1]):
         raise SystemExit("Build it first: python3 build_zipapp.py")
     facts = (sys.version.split()[0], os.cpu_count() or 0, os.uname().release)
     print("Python %s, %d CPUs, Linux %s" % facts, flush=True)
@@ -191,6 +192,16 @@ def main() -> None:
         import over_ssh
 
         over_ssh.main(sys.argv[2:])
+        return
+    if sys.argv[1:2] == ["versus"]:
+        import versus
+
+        versus.main(sys.argv[2:])
+        return
+    if sys.argv[1:2] == ["plan"]:
+        import planning
+
+        planning.main()
         return
     for name in sys.argv[1:] or list(ROWS):
         ROWS[name]()

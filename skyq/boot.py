@@ -31,14 +31,29 @@ def run():
         from skyq import unpack
 
         root = unpack.code(pyz, CODE)
-        # What was imported so far came from the zip, which may be replaced while this process lives.
-        for name in [name for name in sys.modules if name.partition(".")[0] == "skyq"]:
-            del sys.modules[name]
+        forget()  # what was imported so far came from the zip, which may be replaced while this process lives
     sys.path[0] = root
     keep_compiled()
-    from skyq import entry
+    try:
+        from skyq import entry
+    except ImportError:
+        forget()
+        sys.path[0] = pyz
+        from skyq import unpack
 
+        back = []  # type: list[str]
+        unpack.code(pyz, CODE, back)
+        if not back:
+            raise
+        sys.exit("skyq: files of it were deleted in %s. They are back: try again." % root)
     entry.start(pyz)
+
+
+def forget():
+    # type: () -> None
+    """What is imported from now on is read anew."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "skyq"]:
+        del sys.modules[name]
 
 
 if __name__ == "__main__":

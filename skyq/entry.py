@@ -16,6 +16,11 @@ if TYPE_CHECKING:  # typing itself costs milliseconds of each start
 def start(pyz: str = "") -> NoReturn:
     """Run the command line, and leave with its exit code."""
     program.begin(pyz)
-    from skyq.cli.main import main
+    try:
+        from skyq.cli.main import main
+    except ImportError:
+        if mended := program.mended():
+            sys.exit(mended)
+        raise
 
     sys.exit(main())

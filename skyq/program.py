@@ -84,6 +84,32 @@ def need_libraries() -> None:
     _ready = True
 
 
+def mended() -> str:
+    """After an ImportError: put back what somebody has deleted of the unpacked folders; "": nothing was, else
+    the sentence to leave with. Cleaners of /var/tmp do that, and an `rm -r` that was interrupted.
+    """
+    pyz, libraries = archive(), _unpacked(folders.tag())
+    if not DEPS or os.path.isfile(ROOT):
+        return ""
+    own = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "skyq"}
+    for name in own:
+        del sys.modules[name]
+    sys.path.insert(0, pyz)  # what puts it back may have been deleted, too
+    back: list[str] = []
+    try:
+        from skyq import unpack
+
+        unpack.code(pyz, os.path.basename(ROOT), back)
+        if libraries:
+            unpack.libraries(pyz, DEPS, folders.tag(), back)
+    except (Exception, SystemExit):
+        pass  # the file has gone, or is another one: the ImportError tells what lacks
+    finally:
+        sys.path.remove(pyz)
+        sys.modules.update(own)
+    return "skyq: files of it were deleted in %s. They are back: try again." % ROOT if back else ""
+
+
 class _Libraries:
     """The last finder on sys.meta_path where the libraries weren't unpacked at the start: unpacks them."""
 

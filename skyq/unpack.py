@@ -54,8 +54,8 @@ def content_id(files: dict[str, bytes]) -> str:
     return digest.hexdigest()[:16]
 
 
-def code(pyz: str, code_id: str) -> str:
-    """Unpack own code; the folder, or the zip itself where no place takes it."""
+def code(pyz: str, code_id: str, back: list[str] | None = None) -> str:
+    """Unpack own code; the folder, or the zip itself where no place takes it. `back`: see _somewhere()."""
     try:
         archive = zipimport.zipimporter(pyz)
         names = archive.get_data("code.txt").decode().split("\n")
@@ -76,13 +76,13 @@ def code(pyz: str, code_id: str) -> str:
                 file.write(content)
 
     try:
-        return _somewhere(code_id, fill)
+        return _somewhere(code_id, fill, back=back)
     except NoPlace:
         return pyz
 
 
-def libraries(pyz: str, deps: str, tag: str) -> str:
-    """Unpack the libraries for one Python; the folder."""
+def libraries(pyz: str, deps: str, tag: str, back: list[str] | None = None) -> str:
+    """Unpack the libraries for one Python; the folder. `back`: see _somewhere()."""
     import fnmatch
     import io
     import json
@@ -104,7 +104,7 @@ def libraries(pyz: str, deps: str, tag: str) -> str:
             if tag not in index["targets"]:
                 raise NotHeld(pyz, tag, sorted(index["targets"]))
             wheels = index["targets"][tag]
-            return _somewhere("%s-%s" % (deps, tag), fill, compiled=True)
+            return _somewhere("%s-%s" % (deps, tag), fill, True, back)
     except NoPlace as error:
         raise SkyqError("no place for the libraries of skyq: %s. Set SKYQ_HOME to one" % error) from None
     except (OSError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
@@ -112,16 +112,22 @@ def libraries(pyz: str, deps: str, tag: str) -> str:
         raise SkyqError(sentence % (pyz, error)) from None
 
 
-def _somewhere(name: str, fill: Callable[[str], None], compiled: bool = False) -> str:
-    """The folder in the first place that takes it."""
+def _somewhere(
+    name: str, fill: Callable[[str], None], compiled: bool = False, back: list[str] | None = None
+) -> str:
+    """The folder in the first place that takes it. `back`: in the first one that has it, put back what was
+    deleted of it; gets the names of those files.
+    """
     troubles = []
     before = os.umask(0o077)
     try:
         for place in places():
+            if back is not None and not mine(os.path.join(place, name)):
+                continue
             try:
                 _prepare(place, compiled)
                 with _turn(place):
-                    return _install(place, name, fill)
+                    return _install(place, name, fill, back)
             except OSError as error:
                 troubles.append("%s: %s" % (place, error.strerror or error))
     finally:
@@ -163,16 +169,20 @@ def _turn(place: str) -> Iterator[None]:
         os.close(lock)
 
 
-def _install(place: str, name: str, fill: Callable[[str], None]) -> str:
+def _install(place: str, name: str, fill: Callable[[str], None], back: list[str] | None) -> str:
     """Fill a folder aside and rename it, unless another process was faster."""
     folder = os.path.join(place, name)
-    if mine(folder):
+    if mine(folder) and back is None:
         return folder
     aside = os.path.join(place, ".new-%s-%d-%s" % (name, os.getpid(), os.urandom(4).hex()))
     try:
         os.mkdir(aside, 0o700)
         fill(aside)
         _onto_disk(aside)
+        if back is not None and mine(folder):
+            back += _put_back(aside, folder)
+            _remove(aside)
+            return folder
         os.rename(aside, folder)
     except BaseException:
         _remove(aside)
@@ -184,6 +194,19 @@ def _install(place: str, name: str, fill: Callable[[str], None]) -> str:
     except OSError:
         pass  # another process collects at the same time
     return folder
+
+
+def _put_back(whole: str, folder: str) -> list[str]:
+    """Move what a folder lacks into it: who runs from there sees each file whole. Returns their names."""
+    found = []
+    for path, _, names in os.walk(whole):
+        there = os.path.normpath(os.path.join(folder, os.path.relpath(path, whole)))
+        os.makedirs(there, exist_ok=True)
+        for name in names:
+            if not os.path.lexists(os.path.join(there, name)):
+                os.rename(os.path.join(path, name), os.path.join(there, name))
+                found.append(name)
+    return found
 
 
 def _onto_disk(folder: str) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from skyq.core.model import (
     UNIT,
+    Array,
     Device,
     Grant,
     Holding,
@@ -64,9 +65,10 @@ def a_job(
     cpus: float = 0.5,
     memory: float = 0,
     either: Sequence[Request] = (),
+    array: Array | None = None,
 ) -> Waiting:
     """A waiting job; `either` gives several alternatives."""
-    return Waiting(id, nodes, tuple(either) or (a_request(gpus, kind, cpus, memory),), priority)
+    return Waiting(id, nodes, tuple(either) or (a_request(gpus, kind, cpus, memory),), priority, array=array)
 
 
 def holding(job: int, on: str, devices: Iterable[int] = (), share: float = 1, cpus: float = 0.5) -> Holding:
@@ -96,8 +98,8 @@ class AQueue:
         starts = plan(self.snapshot(), NOW).starts
         assert faults(self.snapshot(), starts) == []
         for start in starts:
-            del self.waiting[start.job]
-            self.running[start.job] = Holding(start.job, start.grants)
+            array = self.waiting.pop(start.job).array
+            self.running[start.job] = Holding(start.job, start.grants, array=array)
         return [start.job for start in starts]
 
     def end(self, *ids: int) -> None:
@@ -137,8 +139,13 @@ def faults(snapshot: Snapshot, starts: Sequence[Start]) -> list[str]:
     decided = {start.job: start for start in starts}
     found = ["job %d does not wait" % id for id in decided.keys() - {job.id for job in snapshot.waiting}]
     found += ["a job starts twice"] * (len(decided) != len(starts))
+    running = [job.array for job in snapshot.holding]
     for job in sorted(snapshot.waiting, key=lambda job: (-job.priority, job.id)):
         start = decided.get(job.id)
+        if job.array is not None and running.count(job.array) >= job.array.at_once:
+            found += ["job %d: more of its array than may run at once" % job.id] * (start is not None)
+            continue
+        running += [job.array] * (start is not None)
         passed = job.alternatives if start is None else job.alternatives[: start.alternative]
         for request in passed:
             if ledger.could_hold(job.num_nodes, request):

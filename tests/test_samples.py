@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-
 import pytest
 
 from tests.cluster import LocalQueue
@@ -17,6 +15,7 @@ SAYS = {
     "checkpoints": ["starting after step 0", "done after step 5"],
     "hello": ["Hello from job 1 of me", "rank 0 of 1, 0 devices: ''"],
     "dnn": ["training on devices 0,1,2,3", "trained"],
+    "sweep": ["training with lr=1e-2 seed=0 on device 0"],
     "setup_and_run": ["running in {home}/sky_workdir/skyq-sample-venv"],
     "env_and_secrets": ['it\'s "quoted" & safe', "epoch 1 with Python 3.10", "the token has 16 characters"],
 }
@@ -53,17 +52,14 @@ def test_a_long_job_goes_on_where_it_was_cancelled(queue: LocalQueue) -> None:
     assert queue.log(2).splitlines()[0] == stopped.replace("stopped", "starting")
 
 
-def test_a_sweep_is_a_loop_in_the_shell(queue: LocalQueue) -> None:
-    subprocess.run(
-        ["sh", str(ROOT / "sample_tasks" / "sweep.sh")],
-        env={**queue.env, "SKYQ": " ".join(queue.program)},
-        check=True,
-        capture_output=True,
-    )
-    queue.wait_all(range(1, 7), "SUCCEEDED")
+def test_a_sweep_is_a_job_for_each_combination(queue: LocalQueue) -> None:
+    sample = str(ROOT / "sample_tasks" / "sweep.yaml")
+    queue.ok("exec", "local", sample, "--sweep", "LR=1e-2,1e-3", "--sweep", "SEED=0..2")
 
-    assert queue.log(1).startswith("training with lr=1e-2 seed=0 on device ")
-    assert queue.job(6)["job_name"] == "sweep-lr1e-3-seed2"
+    assert [queue.log(n).partition(" on ")[0] for n in (1, 2, 6)] == [
+        *("training with lr=1e-2 seed=0", "training with lr=1e-2 seed=1", "training with lr=1e-3 seed=2")
+    ]
+    assert queue.job(6)["job_name"] == "sweep-LR-1e-3-SEED-2"
 
 
 def test_each_sample_is_known_here() -> None:

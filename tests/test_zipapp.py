@@ -488,6 +488,17 @@ def test_a_damaged_file_says_so_and_unpacks_nothing(pyz, world):
     assert not app(world).exists()
 
 
+@pytest.mark.parametrize("what", ["skyq/core", "skyq/cli", "skyq/unpack.py", "skyq/entry.py"])
+def test_what_somebody_has_deleted_of_it_is_put_back(pyz, world, what):
+    lost = Path(says([sys.executable, pyz, "where"], world)).parent.parent.parent / what
+    shutil.rmtree(lost) if lost.is_dir() else lost.unlink()
+    (lost.parent.parent / "skyq/cli/main.py").unlink(missing_ok=True)
+
+    assert "They are back" in one_sentence(run([sys.executable, pyz, "where"], world))
+    assert lost.exists() and not list(app(world).glob(".new-*"))
+    says([sys.executable, pyz, "where"], world)
+
+
 # --- what outlives a command --------------------------------------------------------------------------------
 
 

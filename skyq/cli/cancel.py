@@ -10,6 +10,7 @@ from skyq.cli.parser import Parser, confirm
 from skyq.cli.user import user
 from skyq.core import states
 from skyq.core.errors import SkyqError, UsageError
+from skyq.core.words import ids_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ LOOK = 0.01  # seconds
 _MEANS_NOTHING = "Invalid value for '[JOBS]...': %r is not a valid integer. No job of yours has that name."
 _EXAMPLES = """\
   skyq cancel local 3 5
+  skyq cancel local 12-111   an array
   skyq cancel local 'sweep-*' by name
   skyq cancel local          the latest job of yours that runs
   skyq cancel local -a -y    all of yours, without asking
@@ -63,7 +65,7 @@ def main(words: list[str]) -> int:
 
 def _what(found: object, ids: list[int]) -> str:
     if ids:
-        return "job%s %s" % ("s" if len(ids) > 1 else "", " ".join(map(str, ids)))
+        return "job%s %s" % ("s" if len(ids) > 1 else "", ids_text(ids).replace(",", ""))
     if getattr(found, "all_users", False):
         return "all users' jobs"
     return "all your jobs" if getattr(found, "all", False) else "the latest running job"
@@ -82,17 +84,17 @@ def _chosen(head: Head, found: object, ids: list[int]) -> list[int]:
 
 def _cancel(head: Head, name: str, ids: list[int]) -> int:
     if ids:
-        print("Cancelling jobs (%s) on cluster '%s'..." % (", ".join(map(str, ids)), name), flush=True)
+        print("Cancelling jobs (%s) on cluster '%s'..." % (ids_text(ids), name), flush=True)
     concerned = head.cancel(ids, user())
     if not concerned:
         print("No jobs cancelled. They may be in terminal states.")
         return 0
     ending = _watch(head, concerned)
-    print("Cancelled job ID(s): " + ", ".join(map(str, concerned)))
+    print("Cancelled job ID(s): " + ids_text(concerned))
     if ending:
         print(
             "Still ending: %s. They hold their devices until their processes are gone; SIGKILL follows.\n"
-            "`skyq queue %s` shows them as CANCELLING until then." % (", ".join(map(str, ending)), name)
+            "`skyq queue %s` shows them as CANCELLING until then." % (ids_text(ending), name)
         )
     return 0
 
@@ -102,7 +104,8 @@ def _watch(head: Head, ids: list[int]) -> list[int]:
     deadline = time.monotonic() + PATIENCE
     left = ids
     while True:
-        left = [i for i in left if (job := head.job(i)) is not None and job.state not in states.FINAL]
+        found = head.store.states_of(left)
+        left = [i for i in left if found.get(i, states.CANCELLED) not in states.FINAL]
         if not left or time.monotonic() > deadline:
             return left
         time.sleep(LOOK)

@@ -12,6 +12,8 @@ _EXAMPLES = """\
   skyq exec local task.yaml                         follow its log; Ctrl-C leaves it running
   skyq exec local task.yaml -d -n try2 --gpus H100:1
   skyq exec local --gpus H100:0.5 -d -- python train.py --lr 1e-3
+  skyq exec local --time 2h --signal USR1@60 task.yaml
+  skyq exec local -d --sweep lr=1e-3,3e-3 --sweep seed=0..4 task.yaml
   skyq exec local 'cd project && make test'         one word is a shell line
   generate | skyq exec local -                      a task from standard input
 """

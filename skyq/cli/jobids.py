@@ -1,4 +1,4 @@
-"""Job ids as people give them: a number, a name, or a pattern of either with * ? [ ]."""
+"""Job ids as people give them: a number, a range of them, a name, or a pattern of either with * ? [ ]."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from typing import Callable
 
 from skyq.core.model import Job
-from skyq.core.request import LONGEST_ID
+from skyq.core.request import id_range
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,14 +18,18 @@ NOBODYS = 0  # the id of no job
 def resolve(head: Head, words: list[str], user: str, fail: Callable[[str], object]) -> list[int]:
     """The ids that the words mean, in their order, each once; newest first where a word means several.
 
-    Numbers are taken as they are; names and patterns look at this user's jobs. `fail` is called with
-    the first word that means nothing.
+    Numbers are taken as they are, of a range those that there are; names and patterns look at this user's
+    jobs. `fail` is called with the first word that means nothing.
     """
     ids: list[int] = []
     mine: list[Job] | None = None
     for word in words:
-        if word.isascii() and word.isdigit():
-            ids.append(int(word) if len(word) <= LONGEST_ID else NOBODYS)
+        numbers = id_range(word)
+        if numbers is not None and "-" not in word:
+            ids += numbers or [NOBODYS]
+            continue
+        if numbers is not None and (there := head.store.ids_between(numbers)):
+            ids += there
             continue
         if mine is None:
             mine = head.jobs(user, unfinished=False)

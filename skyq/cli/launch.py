@@ -13,6 +13,7 @@ _EXAMPLES = """\
   skyq launch -c local task.yaml            setup, then run; follow the log
   skyq launch -c local task.yaml -d -y      return once it is queued
   skyq launch -c local task.yaml --no-setup
+  skyq launch -c local task.yaml --time 2h  end it two hours after its `run` began
   skyq launch -c mine task.yaml --pool lab  of pool lab as many free hosts as the task needs
 """
 _NO_OBJECT = (

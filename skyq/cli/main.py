@@ -6,7 +6,7 @@ import os
 import sys
 from importlib import import_module
 
-from skyq import __version__
+from skyq import __version__, program
 from skyq.cli.verbs import VERBS
 from skyq.core.errors import SkyqError, UsageError
 
@@ -80,7 +80,8 @@ def guarded(run: Callable[[], int]) -> int:
     except Exception as error:
         if os.environ.get("SKYQ_DEBUG"):
             raise
-        complain(_unexpected(error))
+        deleted = program.mended() if isinstance(error, ImportError) else ""
+        complain(deleted or _unexpected(error))
         return 1
 
 

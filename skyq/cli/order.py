@@ -41,7 +41,7 @@ class Order(NamedTuple):
     def of(cls, task: Task, found: Namespace, launch: bool) -> Order:
         """From the flags of either."""
         flags = found.detach, found.quiet, found.yes, found.dryrun
-        return cls(task, os.urandom(16).hex(), launch, *flags)
+        return cls(task, os.urandom(12).hex() + "%08x" % 0, launch, *flags)  # see batch.uuid_of
 
     def packed(self) -> dict[str, Any]:
         """As a message, the task's secrets too."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _EXAMPLES = """\
   skyq queue local            newest first; REASON tells why a job waits
   skyq queue local -s         without those that have ended
+  skyq queue local --each     a row for each job of an array, too
   skyq queue -u -o json | jq '.local[] | select(.status == "FAILED")'
 """
 
@@ -28,6 +29,7 @@ def parser() -> Parser:
     found.add_argument("clusters", nargs="*", metavar="CLUSTERS", help="all of them if none is named")
     found.add_argument("-s", "--skip-finished", action="store_true", help="only jobs that wait or run")
     found.add_argument("-u", "--all-users", action="store_true", help="jobs of all users")
+    found.add_argument("--each", action="store_true", help="a row for each job of an array")
     found.add_argument(
         "-o", "--output", choices=("table", "json"), default="table", help="json: for programs"
     )
@@ -38,10 +40,15 @@ def main(words: list[str]) -> int:
     """Exit code 0, or 1 if a cluster could not be asked."""
     found = parser().read(words)
     names = list(dict.fromkeys(found.clusters)) or cluster.known()
-    options = ["-u"] * found.all_users + ["-s"] * found.skip_finished + ["-o", found.output]
+    options = (
+        ["-u"] * found.all_users
+        + ["--each"] * found.each
+        + ["-s"] * found.skip_finished
+        + ["-o", found.output]
+    )
 
     def show(name: str) -> int:
-        return _show(name, _rows(name, found), found.all_users)
+        return _show(name, _rows(name, found), found)
 
     def record(name: str) -> tuple[object, int]:
         from skyq.cli.render import queue_json
@@ -52,11 +59,15 @@ def main(words: list[str]) -> int:
     return many.ask(names, question, found.output == "json")
 
 
-def _show(name: str, rows: list[QueueRow], all_users: bool) -> int:
+def _show(name: str, rows: list[QueueRow], found: argparse.Namespace) -> int:
     from skyq.cli.render import QueueView, Style, queue_table
 
     style = Style.of(sys.stdout.isatty(), os.environ)
-    print(queue_table(name, rows, QueueView(time.time(), all_users, os.path.expanduser("~")), style))
+    print(
+        queue_table(
+            name, rows, QueueView(time.time(), found.all_users, os.path.expanduser("~"), found.each), style
+        )
+    )
     return 0
 
 

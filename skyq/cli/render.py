@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -34,6 +35,20 @@ _STATE_COLOURS = {
     CANCELLING: _YELLOW,
     UP: _GREEN,
 }
+_COUNTED = {
+    states.RUNNING: "run",
+    states.SETTING_UP: "set up",
+    CANCELLING: "are ending",
+    states.PENDING: "wait",
+    states.FAILED: "failed",
+    states.FAILED_SETUP: "failed in setup",
+    states.FAILED_DRIVER: "were lost",
+    states.CANCELLED: "cancelled",
+    states.SUCCEEDED: "succeeded",
+}
+"""What the jobs of an array do, or came to."""
+_MOST_TELLING = list(_COUNTED)
+"""The first of these that some are in is the state of an array."""
 _REASON_LENGTH = 60
 _LIST_LENGTH = 40
 
@@ -190,18 +205,62 @@ class QueueView(NamedTuple):
     all_users: bool = False
     home: str = ""
     """Where logs lie; shown as ~."""
+    each: bool = False
+    """A row for each job of an array too."""
 
 
 def queue_table(cluster: str, rows: Iterable[QueueRow], view: QueueView, style: Style = UNSTYLED) -> str:
     """The queue of one cluster under its title, newest job first; without jobs, title and header."""
     whose = "all users" if view.all_users else "current user"
     title = "Job queue of %s on cluster %s" % (whose, plain(cluster))
-    cells = [_queue_cells(row, view) for row in _newest_first(rows)]
+    groups = [[row] for row in _newest_first(rows)] if view.each else _grouped(_newest_first(rows))
+    cells = [_queue_cells(g[0], view) if len(g) == 1 else _array_cells(g, view) for g in groups]
     return title + "\n" + table(_QUEUE_HEADER, cells, {"STATUS": style.state})
 
 
 def _newest_first(rows: Iterable[QueueRow]) -> list[QueueRow]:
     return sorted(rows, key=lambda row: -row.job.id)
+
+
+def _grouped(rows: Iterable[QueueRow]) -> list[list[QueueRow]]:
+    """The jobs of an array together, where its newest one stands."""
+    groups: dict[int, list[QueueRow]] = {}
+    for row in rows:
+        groups.setdefault(row.job.array.first if row.job.array else row.job.id, []).append(row)
+    return list(groups.values())
+
+
+def _array_cells(rows: Sequence[QueueRow], view: QueueView) -> tuple[str, ...]:
+    """Of an array as one row: since when some run, until the last has ended; how many are how far."""
+    jobs, array = [row.job for row in rows], rows[0].job.array
+    assert array is not None
+    begun = [job.started_at for job in jobs if job.started_at is not None]
+    ended = [job.ended_at for job in jobs if job.ended_at is not None]
+    first = jobs[0]._replace(
+        started_at=min(begun, default=None),
+        ended_at=max(ended, default=None) if len(ended) == len(jobs) else None,
+        name=_common_name([job.name or "" for job in jobs]),
+    )
+    cells = list(_queue_cells(rows[0]._replace(job=first), view))
+    counts = Counter(map(shown_state, jobs))
+    kinds = sorted(counts, key=_MOST_TELLING.index)
+    waits = next((row.reason for row in reversed(rows) if row.job.state in states.WAITING and row.reason), "")
+    told = ", ".join("%d %s" % (counts[kind], _COUNTED[kind]) for kind in kinds)
+    folder = cells[_QUEUE_HEADER.index("LOG")].rpartition("/")[0]
+    changed = {
+        "ID": "%d-%d" % (array.first, array.last),
+        "STATUS": kinds[0],
+        "LOG": "%s/{%d..%d}-*" % (folder, array.first, array.last),
+        "REASON": _shortened(told + (": " + waits if waits else ""), _REASON_LENGTH),
+    }
+    return tuple(changed.get(title, cell) for title, cell in zip(_QUEUE_HEADER, cells, strict=True))
+
+
+def _common_name(names: Sequence[str]) -> str:
+    """What `cancel` takes for all of them: train-*."""
+    least, greatest = min(names), max(names)
+    common = greatest[: next((at for at, (a, b) in enumerate(zip(least, greatest)) if a != b), len(least))]
+    return common if least == greatest else common.rstrip("0123456789._-") + "-*" if common else ""
 
 
 def _queue_cells(row: QueueRow, view: QueueView) -> tuple[str, ...]:
@@ -273,7 +332,9 @@ def _queue_record(row: QueueRow) -> dict[str, object]:
         "attempt": job.number,
         "retries": job.recovery.retries,
         "requeue": job.recovery.requeue,
+        "time_limit": job.time_limit.seconds or None,
         "priority": job.priority,
+        "array": job.array and {**job.array._asdict(), "last": job.array.last},
         "cancel_requested_at": job.cancel_requested_at,
         "task_id": job.task_id,
         "nodes": [_grant_record(grant) for grant in job.grants],

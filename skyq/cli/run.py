@@ -37,6 +37,9 @@ _OTHERS = {
     "git_ref": "--git-ref: it runs in ~/sky_workdir",
     "retries": "--retries: it ends with its terminal",
     "requeue": "--requeue: it ends with its terminal",
+    "array": "--array: it is one job",
+    "sweep": "--sweep: it is one job",
+    "at_once": "--at-once: it is one job",
     "dryrun": "--dryrun. Type: skyq exec --dryrun",
 }
 """Flags of `exec` that it doesn't have."""

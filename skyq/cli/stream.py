@@ -340,7 +340,7 @@ def _failed_setup(job: Job, nodes: Sequence[Node]) -> str:
     node = next((node for node in nodes if step == "setup-%d" % node.index), None)
     if node is not None and node.index:
         facts.append("ip=" + node.ip)
-    return ", ".join([*facts, "returncode=%s" % (code[1] if code else "?")])
+    return ", ".join([*facts, "returncode=%s" % code[1] if code else job.reason.partition(": ")[2]])
 
 
 def _blamed_setup(job: Job, nodes: Sequence[Node]) -> str:

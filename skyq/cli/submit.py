@@ -68,13 +68,16 @@ def carry_out(head: Head, order: Order) -> int:
         return _forecast(head, task)
     with muted(order.quiet):
         job_id = _submit(head, order)
+    many = _size(task)
     code = 0
-    if not order.detach:
+    if task.batch and not order.detach:
+        code = _wait_for_all(head, range(job_id, job_id + many), order.quiet)
+    elif not order.detach:
         from skyq.cli.stream import follow
 
         code = follow(head, job_id, quiet=order.quiet)
     elif order.quiet:
-        print(job_id)
+        print(job_id if many == 1 else "%d-%d" % (job_id, job_id + many - 1))
     elif not order.launch:
         print()
     if order.launch and not order.quiet:
@@ -82,6 +85,27 @@ def carry_out(head: Head, order: Order) -> int:
 
         print(useful_commands(head.cluster, job_id, Style.of(sys.stdout.isatty(), os.environ)))
     return code
+
+
+def _size(task: Task) -> int:
+    """How many jobs it becomes."""
+    if not task.batch:
+        return 1
+    from skyq.core.batch import size
+
+    return size(task.batch)
+
+
+def _wait_for_all(head: Head, ids: range, quiet: bool) -> int:
+    """Until all jobs of an array have ended; returns the worst one's exit code."""
+    from skyq.cli.wait import wait_for
+
+    at = place.current()
+    if at.reach(place.WAITING) and not quiet:
+        style = Style.of(sys.stdout.isatty(), os.environ)
+        print(style.last("Waiting until they have ended... (Ctrl-C to leave; they go on)"), flush=True)
+    at.keep()
+    return wait_for(head, ids)
 
 
 def _submit(head: Head, order: Order) -> int:
@@ -103,12 +127,20 @@ def _submit(head: Head, order: Order) -> int:
         at.job = job_id
         if not order.quiet:
             hint_at_devices(head, task)
-        print(style.started("Job submitted, ID: %s" % style.bold(str(job_id))))
+        print(style.started(_submitted(head, job_id, style)))
         if order.launch and task.setup is not None:
             print(style.finished("Setup detached."))
             _tell_left_out(head, task)
         at.keep()
     return job_id
+
+
+def _submitted(head: Head, job_id: int, style: Style) -> str:
+    job = head.job(job_id)
+    if job is None or job.array is None:
+        return "Job submitted, ID: " + style.bold(str(job_id))
+    ids = style.bold("%d-%d" % (job.array.first, job.array.last))
+    return "%d jobs submitted, IDs: %s" % (job.array.count, ids)
 
 
 def _known(head: Head, order: Order) -> int:
@@ -169,6 +201,8 @@ def _forecast(head: Head, task: Task) -> int:
     cluster.check_claim(head)
     head.check(task)
     print("Dry run on cluster %s: nothing was submitted." % head.cluster)
+    if task.batch:
+        print("It would be %d jobs. Of the first one:" % _size(task))
     print(head.forecast(_as_queued(task)))
     return 0
 

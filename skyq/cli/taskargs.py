@@ -10,7 +10,7 @@ import sys
 from skyq.cli.parser import Parser, confirm
 from skyq.core import after
 from skyq.core.errors import SkyqError, TaskError, UsageError
-from skyq.core.model import Task
+from skyq.core.model import Batch, Task
 from skyq.core.request import Overrides, command_task, pool_of, valid_env_name
 
 _NOT_HERE = {
@@ -55,8 +55,13 @@ def add_task_flags(parser: Parser) -> None:
     add("--priority", type=int, metavar="N", help="-1000 to 1000; higher starts first")
     add("--retries", type=int, metavar="N", help="run it again when it fails, so many times at most")
     add("--requeue", action="store_true", help="run it again when it is lost with its machine")
+    add("--time", metavar="TIME", help="end it after so long: 90s, 30m, 2h, 1-12:00:00; none: never")
+    add("--signal", metavar="NAME[@TIME]", help="what it gets so long before that: USR1@60, USR1@5m")
     for flag, kind, what in _AFTER:
         add(flag, dest="after_" + kind, action="append", default=[], metavar="JOBS", help=what)
+    add("--array", metavar="0-99%8", help="many jobs, one for each number; at most 8 of them run at once")
+    add("--sweep", action="append", default=[], metavar="K=V,V", help="many jobs, one for each value of K")
+    add("--at-once", type=int, metavar="N", help="how many of them run at once, at most")
     add("--dryrun", action="store_true", help="only tell where it would start now, or why it would wait")
     add("-q", "--quiet", action="store_true", help="print only what the job prints; with -d only its id")
     add("--accept-new-host-keys", action="store_true", help="don't ask about hosts that are met first")
@@ -79,6 +84,14 @@ def _after(found: argparse.Namespace) -> tuple[tuple[str, str], ...]:
     """The jobs to wait for, as typed, each with what shall have become of it."""
     given = [(each, kind) for _, kind, _ in _AFTER for each in getattr(found, "after_" + kind)]
     return tuple((word.strip(), kind) for each, kind in given for word in each.split(",") if word.strip())
+
+
+def _batch(found: argparse.Namespace) -> Batch | None:
+    if found.array is None and not found.sweep and found.at_once is None:
+        return None
+    from skyq.core.batch import batch_of
+
+    return batch_of(found.array, found.sweep, found.at_once)
 
 
 class _Ignored(argparse.Action):
@@ -178,6 +191,9 @@ def _overrides(found: argparse.Namespace) -> Overrides:
         retries=found.retries,
         requeue=found.requeue,
         after=_after(found),
+        batch=_batch(found),
+        time=found.time,
+        signal=found.signal,
         envs={**env_file, **_pairs(found.env, "env")},
         secrets={**_dotenv(found.secret_file), **_pairs(found.secret, "secret")},
         workdir=found.workdir,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from skyq.cli import place
 from skyq.cli.jobwords import add_jobs, ids_of, on_head
@@ -23,6 +24,7 @@ _WORST_FIRST = (states.EXIT_FAILED, states.EXIT_CANCELLED, states.EXIT_NOT_FOUND
 
 _EXAMPLES = """\
   skyq wait lab 7 9          exits with the worst one's code: 0, 100 failed, 103 cancelled, 102 not there
+  skyq wait lab 12-111       an array
   skyq wait lab 'sweep-*'
   skyq wait lab              for all unfinished jobs of yours
 """
@@ -43,18 +45,19 @@ def main(words: list[str]) -> int:
     def wait(head: Head) -> int:
         at = place.current()
         if at.resumed:  # others may have come, or ended, since
-            return _wait(head, [int(word) for word in at.said.split()])
+            return wait_for(head, [int(word) for word in at.said.split()])
         ids = ids_of(head, found.jobs, flags)
         if not found.jobs:
             ids = [job.id for job in head.jobs(user(), unfinished=True)]
         at.stage, at.job, at.said = place.WAITING, max(ids, default=0), " ".join(map(str, ids))
         at.keep()
-        return _wait(head, ids)
+        return wait_for(head, ids)
 
     return on_head(found.cluster, "wait", words, wait)
 
 
-def _wait(head: Head, ids: list[int]) -> int:
+def wait_for(head: Head, ids: Sequence[int]) -> int:
+    """Until these jobs have ended; how those ended that didn't succeed is said. The worst one's code."""
     began = time.monotonic()
     cared_at = began - CARE
     while True:

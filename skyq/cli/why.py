@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -14,7 +15,7 @@ from skyq.cli.user import user
 from skyq.core import states
 from skyq.core.logtext import plain
 from skyq.core.model import UNIT, Grant, Job
-from skyq.core.words import ago
+from skyq.core.words import ago, duration, within
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,25 +67,42 @@ def main(words: list[str]) -> int:
 
 def _lines(head: Head, job: Job, style: Style) -> list[str]:
     title = "Job %d%s: %s" % (job.id, " (%s)" % job.name if job.name else "", style.state(shown_state(job)))
-    asked = "asked for %s, submitted %s by %s" % (
+    asked = "asked for %s%s, submitted %s by %s" % (
         head.resources(job),
+        ", %s at most" % duration(job.time_limit.seconds) if job.time_limit.seconds else "",
         _ago(job.submitted_at),
         job.user,
     )
     lines = [title, style.branch(asked)]
+    if job.array:
+        own = json.loads(head.store.spec(job.id)).get("facts", {})
+        which = "number %s of the array %d-%d" % (
+            own.get("SKYQ_ARRAY_INDEX", "?"),
+            job.array.first,
+            job.array.last,
+        )
+        lines.append(style.branch(which + (", %d at once" % job.array.at_once if job.array.at_once else "")))
     if job.state in states.WAITING:
         order = (-job.priority, job.id)
         waiting = [other for other in head.jobs(None, True) if other.state in states.WAITING]
         ahead = sum((-other.priority, other.id) < order for other in waiting)
         lines.append(style.branch("%d waiting job%s ahead of it" % (ahead, "" if ahead == 1 else "s")))
         lines += _attempts(head, job, style)
-        lines.append(style.last("waits: " + head.reasons([job]).get(job.id, "")))
+        lines.append("waits: " + head.reasons([job]).get(job.id, ""))
+        when = head.when(job)
+        if when:
+            lines[-1] = style.branch(lines[-1])
+            lines.append("starts " + when)
+        lines[-1] = style.last(lines[-1])
         return lines
     lines += _attempts(head, job, style)
     lines += [style.branch("%s: %s" % (grant.node, _grant(grant))) for grant in job.grants]
     if job.started_at is not None:
         lines.append(style.branch("started " + _ago(job.started_at)))
     if job.state in states.ACTIVE:
+        left = head.ends_in(job) if job.state == states.RUNNING else None
+        if left is not None:
+            lines.append(style.branch("its time limit ends it in " + within(left)))
         lines += [style.branch("may be old: " + why) for why in head.reasons([job]).values()]
     if job.state in states.FINAL:
         lines.append(style.branch("ended: " + job.reason))

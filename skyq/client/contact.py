@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from skyq import __version__
 from skyq.client.guest import Guest, Place
-from skyq.client.landing import Facts
+from skyq.client.landing import Ended, Facts
 from skyq.client.party import Party, names
 from skyq.client.records import Remote
 from skyq.client.wanted import Choosing, Wanted
@@ -187,9 +187,11 @@ class _Making:
     # What becomes of it.
 
     def _settle_head(self) -> None:
-        head = self.head
-        if not head.claim:
-            self.party.tell("%s is the head: sending skyq there" % head.name)
+        if not self.head.claim:
+            self.party.tell("%s is the head: sending skyq there" % self.head.name)
+        self.party.twice(self.head, self._settle_as_head)
+
+    def _settle_as_head(self, head: Guest) -> None:
         try:
             self.party.become(head, as_head=True)
             self.state = head.ask("found", cluster=self.name, pool=self.pool)
@@ -215,11 +217,11 @@ class _Making:
         workers = [guest for guest in self.party.present if guest is not self.head]
         if workers:
             self.party.tell("Sending skyq to %s" % names(workers))
-        self.party.each(self._settle, workers)
+        self.party.each(lambda guest: self.party.twice(guest, self._settle), workers)
         workers = [guest for guest in workers if not guest.trouble]
         # Of those with one home one at a time, and once, is enough.
         homes = {guest.facts["token"]: guest for guest in reversed(workers)}
-        self.party.each(self._open_home, list(homes.values()))
+        self.party.each(lambda guest: self.party.twice(guest, self._open_home), list(homes.values()))
         for guest in workers:
             why = homes[guest.facts["token"]].trouble
             if why and not guest.trouble:
@@ -245,6 +247,8 @@ class _Making:
 
     def _open_home(self, guest: Guest) -> None:
         """The launcher, and the line that lets the head start it."""
+        if not guest.has_skyq:
+            self._settle(guest)  # it was killed since
         token = guest.facts["token"]
         try:
             if token not in self.launchers:
@@ -256,7 +260,7 @@ class _Making:
                 id=self.state["id"],
                 launcher=self.launchers[token],
             )
-        except Unreachable:
+        except (Ended, Unreachable):
             raise
         except SkyqError as error:
             self._step_back(guest)

@@ -36,6 +36,10 @@ class Unfit(SkyqError):
     """The machine can't be part of a cluster; the text says why, and what to do."""
 
 
+class Ended(Unfit):
+    """What had landed there ended: it was killed, or can't run."""
+
+
 _FOLDERS = "/usr/local/bin:/usr/bin:/bin:$HOME/miniconda3/bin:$HOME/anaconda3/bin:/opt/conda/bin"
 _CHECK = "import sys; v=sys.version_info; sys.exit(v[0] < 3 or not($v))"
 _READ = "import os,functools; exec(functools.reduce(lambda s,_: s+os.read(0,%d-len(s)), range(%d), bytes()))"
@@ -146,7 +150,8 @@ class Landing:
         except TimeoutError:
             raise self._silent() from None
         if not data:
-            raise Unfit("%s: skyq can't run there. It said: %s" % (self.name, self._said() or "nothing"))
+            text = "%s: skyq can't run there. It said: %s" % (self.name, self._said() or "nothing")
+            raise (Ended if self.landed else Unfit)(text)
         return data
 
     def _silent(self) -> Unreachable:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from skyq.client.guest import Guest
-from skyq.client.landing import Landing, Unfit, program, shell_line
+from skyq.client.landing import Ended, Landing, Unfit, program, shell_line
 from skyq.client.slices import Slice, Whole
 from skyq.core.errors import SkyqError
 from skyq.core.host import Host
@@ -90,6 +90,16 @@ class Party:
         if lacking:
             text = "%s: its Python (%s) was built without %s. Install another one there."
             raise Unfit(text % (guest.name, guest.python, ", ".join(lacking)))
+
+    def twice(self, guest: Guest, action: Callable[[Guest], None]) -> None:
+        """Do something there that begins with become(); where skyq is killed there meanwhile, once more."""
+        try:
+            action(guest)
+        except Ended:
+            claim = guest.found.get("claim")
+            self.land(guest)
+            guest.found["claim"] = claim  # what is there by now is our own
+            action(guest)
 
     def arrive_through(self, head: Guest) -> None:
         """Try those that this machine can't get to through the head."""

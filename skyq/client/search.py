@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from skyq import __version__
-from skyq.client import contact, records
+from skyq.client import contact, landing, records
 from skyq.client.guest import Guest, Place
 from skyq.client.heads import Client, Ended, Unknown, Way, older
 from skyq.client.party import Party
@@ -93,12 +93,15 @@ def _renew(party: Party, cluster: str, named: Callable[[list[str]], list[Host]])
             token = guest.ask("facts", devices=False)["token"]
             if token not in homes:  # the head's is written first, and has more in it
                 homes[token] = guest.ask("launcher", libraries=guest is head)["launcher"]
+        except landing.Ended:
+            raise
         except SkyqError as error:
             raise SkyqError(guest.named(error)) from None
 
-    renew(head)
+    party.twice(head, renew)
     _invite_unknown(party, head.ask("nodes", cluster=cluster)["nodes"], named)
-    party.each(renew, [guest for guest in party.present if guest is not head])
+    workers = [guest for guest in party.present if guest is not head]
+    party.each(lambda guest: party.twice(guest, renew), workers)
     return next(iter(homes.values())), [guest.trouble for guest in party.guests if guest.trouble]
 
 

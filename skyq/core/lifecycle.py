@@ -16,6 +16,7 @@ from skyq.core import states
 from skyq.core.model import Recovery
 from skyq.core.paths import host_word
 from skyq.core.protocol import UNKNOWN
+from skyq.core.words import duration
 
 ASKED = 0
 PREPARED = 1
@@ -47,6 +48,8 @@ class Phase(NamedTuple):
     """Whether the node could not start it: another try may do."""
     stuck: str = ""
     """The processes of it that live on since no KILL ends them: "pid 4711 (python)"."""
+    expired: bool = False
+    """Whether its time limit ended it."""
 
 
 class Verdict(NamedTuple):
@@ -82,6 +85,8 @@ class Course(NamedTuple):
     failures: int = 0
     """Of earlier attempts, as Job has them."""
     losses: int = 0
+    limit: int = 0
+    """Seconds; 0: none. The nodes see to it."""
 
 
 def next_verdict(course: Course, phases: Mapping[str, Phase]) -> Verdict:
@@ -123,7 +128,8 @@ def _closing(
         return Verdict(over=True)
     codes = tuple(_told_code(phases[step], state) for step in course.runs if step in phases)
     own_codes = {phases[step].code for step in steps if not phases[step].stopped}
-    again = "" if course.cancel else _again(state, own_codes, course)
+    last = course.cancel or any(phases[step].expired for step in steps)  # it has had all its time
+    again = "" if last else _again(state, own_codes, course)
     return Verdict(state=state, again=again, reason=reason, codes=codes)
 
 
@@ -152,12 +158,24 @@ def _failure(step: str, phases: Mapping[str, Phase], course: Course) -> Tuple[st
         return states.PENDING, phase.why
     if phase.code == UNKNOWN:
         return states.FAILED_DRIVER, phase.why or "exit status unknown"
-    words = code_words(phase.code) + ("; " + phase.why if phase.why else "")
+    words = "time limit of %s reached" % duration(course.limit) if phase.expired else code_words(phase.code)
+    words += "; " + phase.why if phase.why else ""
     if kind == "setup":
         node = " on " + host_word(int(number)) if len(course.setups) > 1 else ""
         return states.FAILED_SETUP, "setup failed%s: %s" % (node, words)
+    if phase.expired:
+        return states.FAILED, words + _meanwhile(phases, course)
     where = "rank %s: " % number if len(course.runs) > 1 else ""
     return states.FAILED, where + words
+
+
+def _meanwhile(phases: Mapping[str, Phase], course: Course) -> str:
+    """Who failed by itself in a gang that reached its time limit: before that, or as others were ending."""
+    for rank, step in enumerate(course.runs):
+        phase = phases.get(step, Phase())
+        if phase.code not in (0, UNKNOWN) and not (phase.stopped or phase.expired):
+            return "; rank %d: %s" % (rank, code_words(phase.code))
+    return ""
 
 
 def code_words(code: int) -> str:
@@ -191,10 +209,12 @@ def _ready(steps: Sequence[str], phases: Mapping[str, Phase]) -> Tuple[str, ...]
 
 
 def _first_bad(steps: Sequence[str], phases: Mapping[str, Phase]) -> Optional[str]:
-    """The step to blame: an own failure, else one that couldn't start, else one that skyq stopped."""
-    bad: Dict[Tuple[bool, bool], str] = {}
+    """The step to blame: one that reached its time limit, whatever it made of that, else an own failure, else
+    one that couldn't start, else one that skyq stopped.
+    """
+    bad: Dict[Tuple[bool, bool, bool], str] = {}
     for step in steps:
         phase = phases.get(step)
-        if phase and phase.at >= EXITED and phase.code != 0:
-            bad.setdefault((phase.stopped, phase.unstarted), step)
+        if phase and phase.at >= EXITED and (phase.code != 0 or phase.expired):
+            bad.setdefault((not phase.expired, phase.stopped, phase.unstarted), step)
     return bad[min(bad)] if bad else None

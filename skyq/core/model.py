@@ -15,6 +15,9 @@ UNIT = 10_000
 DEFAULT_CPUS = 500
 """Milli-CPUs that a job takes per node when it asks for none (SkyPilot: 0.5 CPU per job and node)."""
 
+ENDING = 10.0
+"""Seconds within which a script starts once it may, and within which nothing of it lives after a KILL."""
+
 ANY_POOL = "*"
 
 ANY_DEVICE = "GPU"
@@ -50,12 +53,54 @@ class Recovery(NamedTuple):
     """Whether also when it was lost: with its machine, or with the shim that would know its exit status."""
 
 
+class TimeLimit(NamedTuple):
+    """How long `run` may last, and `setup`, on its own, too: then TERM, a grace time, KILL."""
+
+    seconds: int = 0
+    """From the script's start; 0: as long as it likes."""
+    signal: str = ""
+    """What `run` gets some time before: "USR1"; empty: nothing."""
+    before: int = 0
+    """How many seconds before."""
+    grace: float = 0.0
+    """Seconds between TERM and KILL, as they were when the job was submitted."""
+
+    def most(self, scripts: int = 1) -> Optional[float]:
+        """Seconds in which so many scripts, one after the other, have surely ended; None: it has no limit."""
+        return scripts * (self.seconds + self.grace + ENDING) if self.seconds else None
+
+
 class Git(NamedTuple):
     """A workdir that is fetched."""
 
     url: str
     ref: str = ""
     """Branch, tag or commit; empty: the remote's HEAD."""
+
+
+class Batch(NamedTuple):
+    """What the jobs of a task differ in that is many: a number, variables. Each combination is one job."""
+
+    indices: Tuple[int, ...] = ()
+    sweeps: Tuple[Tuple[str, Tuple[str, ...]], ...] = ()
+    """Variables, each with its values."""
+    at_once: int = 0
+    """How many of the jobs may run at once; 0: all."""
+
+
+class Array(NamedTuple):
+    """The jobs of one batch, as the store has them. Their ids are a plain range."""
+
+    first: int
+    """The least id."""
+    count: int  # type: ignore[assignment]
+    at_once: int = 0
+    """How many of them may run at once; 0: all."""
+
+    @property
+    def last(self) -> int:
+        """The greatest id."""
+        return self.first + self.count - 1
 
 
 class Task(NamedTuple):
@@ -88,6 +133,9 @@ class Task(NamedTuple):
     """From which `launch` takes hosts; ANY_POOL: whichever; empty: not said."""
     warnings: Tuple[str, ...] = ()
     """One line each, for the person who submits."""
+    batch: Optional[Batch] = None
+    """None: it is one job."""
+    time_limit: TimeLimit = TimeLimit()
     terminal: bool = False
     """Whether somebody comes to it: `skyq run`."""
 
@@ -184,7 +232,18 @@ class Waiting(NamedTuple):
     overtaken: Optional[float] = None
     """Seconds since a later job first started where this one, the first blocked, might; None: none did."""
     limit: Optional[float] = None
-    """Seconds after which it is ended; None: it isn't."""
+    """Seconds after its start by which it has surely ended; None: it has no limit."""
+    array: Optional[Array] = None
+    """If it is one of those of which only some may run at once."""
+
+    @classmethod
+    def of(cls, job: Job) -> Waiting:
+        """Of a PENDING job."""
+        return cls(
+            *(job.id, job.num_nodes, job.alternatives, job.priority, job.overtaken),
+            limit=job.longest,
+            array=job.array if job.array and job.array.at_once else None,
+        )
 
 
 class Holding(NamedTuple):
@@ -193,7 +252,14 @@ class Holding(NamedTuple):
     id: int
     grants: Tuple[Grant, ...]
     ends_in: Optional[float] = None
-    """Seconds until its time limit has ended it for sure; None: it has none."""
+    """Seconds until its time limit has ended it for sure; None: it has none, or it isn't known yet."""
+    array: Optional[Array] = None
+    """See Waiting."""
+
+    @classmethod
+    def of(cls, job: Job) -> Holding:
+        """Of an ACTIVE job."""
+        return cls(job.id, job.grants, array=job.array if job.array and job.array.at_once else None)
 
 
 class Start(NamedTuple):
@@ -266,8 +332,16 @@ class Job(NamedTuple):
     """Jobs that it waits for; see core/after.py."""
     held: str = ""
     """By whom it is kept from starting, since when; empty: it isn't."""
+    array: Optional[Array] = None
+    """Of which it is one; None: it came alone."""
+    time_limit: TimeLimit = TimeLimit()
 
     @property
     def number(self) -> int:
         """Of the attempt, as people count: 1, 2, … Tries that started nothing don't count."""
         return 1 + self.failures + self.losses
+
+    @property
+    def longest(self) -> Optional[float]:
+        """Seconds after its start by which it has surely ended; None: it has no limit."""
+        return self.time_limit.most(2 if self.has_setup else 1)

@@ -71,6 +71,7 @@ _END: Shape = {
     "why?": _WORDS,
     "unstarted?": _flag,
     "stuck?": _list(_row(_number(1, 1 << 31), _WORD)),
+    "expired?": _flag,
 }
 
 VISIT: Dict[str, Shape] = {
@@ -87,7 +88,7 @@ NODE: Dict[str, Shape] = {
     "pong": {},
     "late": _STEP,
     "prepared": _STEP,
-    "running": _STEP,
+    "running": {**_STEP, "left?": _number(0, 1 << 31)},
     "exited": _END,
     "gone": _END,
     "log": {**_STEP, "offset": _SIZE, "data": _bytes},

@@ -10,7 +10,19 @@ import re
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from skyq.core.errors import TaskError
-from skyq.core.model import ANY_POOL, DEFAULT_CPUS, UNIT, Git, Recovery, Request, Task, without_secrets
+from skyq.core.model import (
+    ANY_POOL,
+    DEFAULT_CPUS,
+    UNIT,
+    Batch,
+    Git,
+    Recovery,
+    Request,
+    Task,
+    TimeLimit,
+    without_secrets,
+)
+from skyq.core.words import DAY, HOUR, MINUTE, duration, parsed_duration
 
 COMMAND_NAME = "sky-cmd"
 """The name of a task that is a bare command (SkyPilot's)."""
@@ -25,6 +37,11 @@ MAX_NUMBER = 1_000_000
 """Of devices, CPUs, GB per node: above it is a slip of the finger, and integers stay small."""
 PRIORITIES = (-1000, 1000)
 MAX_RETRIES = 1000
+SIGNALS = ("HUP", "INT", "QUIT", "USR1", "USR2", "ALRM", "TERM", "CONT")
+"""What a job may get before its time limit."""
+BEFORE = 60
+"""Seconds before it, where only a signal is named (Slurm's)."""
+LONGEST_TIME = 3650 * DAY
 LONGEST_ID = 18
 """Digits of a job's id that a database takes."""
 
@@ -35,6 +52,7 @@ _BY_MEMORY = r"[0-9][0-9.]*\s*(?:(?:[KMGTkmgt][iI]?[bB]?)\+?|\+)"
 _ENV_NAME = r"[a-zA-Z_][a-zA-Z0-9_]*"
 # No leading zeros: to YAML 1.1 `0777` was 511, and nobody who writes it means 777 devices.
 _NUMBER = r"-?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
+_CLOCK = r"(?:([0-9]{1,4})-)?([0-9]{1,6})(?::([0-5][0-9]))?(?::([0-5][0-9]))?"
 _VENDORS = frozenset({"nvidia", "amd", "intel", "huawei", "ascend", "google", "aws"})
 _GB = {"": 1024, "G": 1024, "GB": 1024, "M": 1, "MB": 1, "T": 1024 * 1024, "TB": 1024 * 1024}
 
@@ -65,6 +83,11 @@ class Overrides(NamedTuple):
     requeue: bool = False
     after: Tuple[Tuple[str, str], ...] = ()
     """See Task.after."""
+    batch: Optional[Batch] = None
+    """See Task.batch."""
+    time: Optional[str] = None
+    """As typed; the word none clears the task's limit, and its signal."""
+    signal: Optional[str] = None
 
     def __repr__(self) -> str:
         return "Overrides(%s)" % without_secrets(self._asdict())
@@ -111,6 +134,18 @@ def check_name(name: str) -> str:
             "at most %d characters: my-task" % (show(name), MAX_NAME)
         )
     return name
+
+
+def id_range(word: str) -> Optional[range]:
+    """The ids that a word stands for, "7" or "12-111"; None: it is neither. Of a number too long for any
+    job's id, none.
+    """
+    first, dash, last = word.partition("-")
+    if not all(part.isascii() and part.isdigit() for part in ((first, last) if dash else (first,))):
+        return None
+    if max(len(first), len(last)) > LONGEST_ID:
+        return range(0)
+    return range(int(first), int(last if dash else first) + 1)
 
 
 def valid_env_name(name: str) -> bool:
@@ -225,6 +260,67 @@ def check_retries(count: object) -> int:
     return count
 
 
+def parse_time(value: object) -> int:
+    """Seconds of a time limit: 90s, 30m, 2h, 1d, 1h30m; 1:30:00, 1-12, 1-12:00, 1-12:00:00, as with Slurm.
+
+    TaskError for anything else, and for what is read in two ways: 90 is minutes to Slurm and seconds to
+    others, 90:00 minutes and seconds or hours and minutes.
+    """
+    text = str(value).strip().lower() if isinstance(value, (str, int, float)) else ""
+    seconds = parsed_duration(text.replace(" ", ""))
+    clock = re.fullmatch(_CLOCK, text)
+    if seconds is None and clock:
+        days, *times = (None if part is None else int(part) for part in clock.groups())
+        if days is None and times[2] is None:
+            raise TaskError(
+                "A time limit of %s can be read in two ways. Write the units: 90s, 90m, 1h30m." % show(value)
+            )
+        hours, minutes, rest = (number or 0 for number in times)
+        seconds = (days or 0) * DAY + hours * HOUR + minutes * MINUTE + rest
+    if seconds is None:
+        raise TaskError(
+            "A time limit is written 90s, 30m, 2h, 1d, 1h30m, or 1:30:00 (hours, minutes, seconds). Got: %s"
+            % show(value)
+        )
+    if not 0 < seconds <= LONGEST_TIME:
+        raise TaskError(
+            "A time limit is a second at least, and ten years at most. Got: %s. Without one a job runs as "
+            "long as it likes." % show(value)
+        )
+    return seconds
+
+
+def parse_signal(value: object) -> Tuple[str, int]:
+    """(name, seconds before the time limit) of USR1@60, SIGUSR1@5m, USR1. TaskError for anything else."""
+    name, at, before = str(value).strip().partition("@")
+    name = name.upper()
+    name = name[3:] if name.startswith("SIG") else name
+    seconds = int(before) if before.isdecimal() and len(before) < 10 else parsed_duration(before.lower())
+    if not at:
+        seconds = BEFORE
+    if name not in SIGNALS or not seconds:
+        raise TaskError(
+            "A signal is written USR1@60, USR1@5m: its name, and how long before the time limit. Names: %s. "
+            "Got: %s" % (", ".join(SIGNALS), show(value))
+        )
+    return name, seconds
+
+
+def check_limit(limit: TimeLimit) -> TimeLimit:
+    """The time limit, if its signal has a place in it; else TaskError."""
+    if limit.signal and not limit.seconds:
+        raise TaskError(
+            "The signal %s is to come before the time limit, and there is none. Give one: --time 2h, or "
+            "`time_limit: 2h` in the task file." % limit.signal
+        )
+    if limit.signal and limit.before >= limit.seconds:
+        raise TaskError(
+            "A signal %s before a time limit of %s would come before the start. Give less: --signal %s@%d"
+            % (duration(limit.before), duration(limit.seconds), limit.signal, max(1, limit.seconds // 10))
+        )
+    return limit
+
+
 def parse_recovery(value: object) -> Recovery:
     """What SkyPilot's `job_recovery` asks for: a strategy's name, or a map of `strategy`,
     `max_restarts_on_errors` and `recover_on_exit_codes`. Any strategy but "none" asks for a requeue after a
@@ -285,11 +381,11 @@ def apply(task: Task, overrides: Overrides) -> Task:
     if overrides.memory is not None:
         parse_memory(overrides.memory)
         changes["least_memory"] = least(None, overrides.memory)[1]
-    if overrides.after:
-        changes["after"] = overrides.after
+    for field in ("after", "batch", "pool"):
+        if getattr(overrides, field):
+            changes[field] = getattr(overrides, field)
     changes["recovery"] = _recovery(task.recovery, overrides)
-    if overrides.pool:
-        changes["pool"] = overrides.pool
+    changes["time_limit"] = _time_limit(task.time_limit, overrides)
     secrets = changes["secrets"] = {**task.secrets, **overrides.secrets}
     # A secret beats the env of its name, which may hold the same value: it goes no further than the secret.
     envs = {**task.envs, **overrides.envs}
@@ -302,6 +398,16 @@ def _recovery(recovery: Recovery, overrides: Overrides) -> Recovery:
     if overrides.retries is not None:
         recovery = recovery._replace(retries=check_retries(overrides.retries))
     return recovery._replace(requeue=recovery.requeue or overrides.requeue)
+
+
+def _time_limit(limit: TimeLimit, overrides: Overrides) -> TimeLimit:
+    if overrides.time is not None:
+        none = overrides.time.strip().lower() == "none"
+        limit = TimeLimit() if none else limit._replace(seconds=parse_time(overrides.time))
+    if overrides.signal is not None:
+        name, before = parse_signal(overrides.signal)
+        limit = limit._replace(signal=name, before=before)
+    return check_limit(limit)
 
 
 def _git(task: Task, overrides: Overrides) -> Git:

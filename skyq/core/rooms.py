@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from heapq import heapify, heappop, heappush
 from itertools import islice
 from operator import attrgetter
 from typing import Optional, Tuple
@@ -116,6 +117,43 @@ def fit(request: Request, room: Room) -> Optional[Fit]:
     if idle < len(devices) and any(request.amount <= left < UNIT for left in devices.values()):
         return (0, idle, room.position)
     return (1, idle, room.position) if idle else None
+
+
+class Candidates:
+    """The rooms that one request fits in, best first.
+
+    A heap in which only the last entry of a room counts; a room that has changed since is entered again
+    before the next look. So a start costs what has changed, not the number of nodes.
+    """
+
+    def __init__(self, request: Request, rooms: Sequence[Room], touched: Sequence[int]) -> None:
+        self.request = request
+        self._rooms = rooms
+        self._touched = touched
+        self._seen = len(touched)
+        self._now = [None if room.node.unusable else fit(request, room) for room in rooms]
+        self._heap = [entry for entry in self._now if entry]
+        heapify(self._heap)
+
+    def best(self, count: int) -> list[Room]:
+        """The `count` best rooms, in each of which the caller then places the request; or none at all."""
+        self._catch_up()
+        found: list[Fit] = []
+        while self._heap and len(found) < count:
+            entry = heappop(self._heap)
+            if entry is self._now[entry[-1]]:
+                found.append(entry)
+        if len(found) < count:
+            self._heap = found  # in order, thus a heap
+            return []
+        return [self._rooms[entry[-1]] for entry in found]
+
+    def _catch_up(self) -> None:
+        for position in set(self._touched[self._seen :]):
+            self._now[position] = entry = fit(self.request, self._rooms[position])
+            if entry:
+                heappush(self._heap, entry)
+        self._seen = len(self._touched)
 
 
 def types_of(rooms: Iterable[Room]) -> list[str]:

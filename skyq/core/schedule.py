@@ -20,14 +20,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from heapq import heapify, heappop, heappush
 from operator import attrgetter
 from typing import NamedTuple, Optional, Tuple
 
 from skyq.core.accelerators import amount_text, spelled
-from skyq.core.model import UNIT, Holding, Node, Request, Snapshot, Start, Waiting
+from skyq.core.model import UNIT, Array, Holding, Node, Request, Snapshot, Start, Waiting
 from skyq.core.reserve import Kept, begin, choose
-from skyq.core.rooms import Fit, Room, concrete, fit, types_of
+from skyq.core.rooms import Candidates, Room, concrete, fit, types_of
 
 STARTING = "starts as soon as the dispatcher sees it"
 
@@ -46,11 +45,15 @@ class Plan:
         """Whether a later one started in this pass, for the first time, where that one might have."""
         self.kept: Optional[Kept] = None
         """What nobody else gets, for that one."""
+        self.running: Counter[Array] = Counter()
+        """How many of each array run, with those that start, where only some of it may."""
         self._holding = holding
         self._left = left
 
     def reason(self, job: Waiting) -> str:
         """Why a job of the snapshot that is not in `starts` waits: one short sentence."""
+        if job.array and self.running[job.array] >= job.array.at_once:
+            return "%d of its array may run at once, and do" % job.array.at_once
         text = self._reasons.of((job.num_nodes, job.alternatives))
         if self.kept is None:
             return text
@@ -73,24 +76,35 @@ def plan(snapshot: Snapshot, now: float) -> Plan:
     free = _Free(snapshot)
     made = Plan(snapshot.holding, free)
     starts: list[Start] = []
-    blocked: set[tuple[Shape, bool]] = set()
+    blocked = _Blocked(), _Blocked()
+    running = _running(snapshot.holding)
     for job in in_order(snapshot.waiting):
+        if job.array and running[job.array] >= job.array.at_once:
+            continue
         let_in = made.kept is not None and made.kept.lets(job)
-        shape = (job.num_nodes, job.alternatives), let_in
-        if shape in blocked:
+        shape = job.num_nodes, job.alternatives
+        if blocked[let_in].covers(shape):
             continue
         start = free.start(job, made.kept if let_in else None)
         if start is None:
-            blocked.add(shape)
+            blocked[let_in].add(shape)
             if made.first_blocked is None and free.could_hold(job):
                 made.first_blocked = job
                 made.kept = _keep(snapshot, free, job, starts)
             continue
         starts.append(start)
+        if job.array:
+            running[job.array] += 1
         if made.first_blocked and made.first_blocked.overtaken is None and not made.overtaken:
             made.overtaken = free.could_be_on(made.first_blocked, start)
     made.starts = tuple(starts)
+    made.running = running
     return made
+
+
+def _running(holding: Iterable[Holding]) -> Counter[Array]:
+    """How many run of each array of which only some may."""
+    return Counter(job.array for job in holding if job.array)
 
 
 def _keep(snapshot: Snapshot, free: _Free, job: Waiting, starts: Sequence[Start]) -> Optional[Kept]:
@@ -116,6 +130,38 @@ def explain(snapshot: Snapshot, now: float) -> dict[int, str]:
     return {job.id: STARTING if job.id in starting else decided.reason(job) for job in snapshot.waiting}
 
 
+class _Blocked:
+    """The shapes that did not fit in this pass; what asks for no less of anything doesn't fit either."""
+
+    def __init__(self) -> None:
+        self._shapes: set[Shape] = set()
+        self._least: dict[object, list[tuple[int, int]]] = {}
+        """Nodes and devices → CPUs and memory that did not fit with them."""
+
+    def add(self, shape: Shape) -> None:
+        self._shapes.add(shape)
+        if len(shape[1]) == 1:
+            kind, cpus, memory = _split(shape)
+            least = self._least.setdefault(kind, [])
+            least[:] = [each for each in least if each[0] < cpus or each[1] < memory]
+            least.append((cpus, memory))
+
+    def covers(self, shape: Shape) -> bool:
+        """Whether it need not be tried."""
+        if shape in self._shapes:
+            return True
+        if not self._least or len(shape[1]) > 1:
+            return False
+        kind, cpus, memory = _split(shape)
+        return any(c <= cpus and m <= memory for c, m in self._least.get(kind, ()))
+
+
+def _split(shape: Shape) -> tuple[object, int, int]:
+    """Of a shape with one alternative: what it asks for in nodes and devices, in CPUs, in memory."""
+    num_nodes, (asked,) = shape
+    return (num_nodes, asked.accelerator, asked.amount), asked.cpus, asked.memory
+
+
 # --- what is free -----------------------------------------------------------------------------------------
 
 
@@ -126,8 +172,8 @@ class _Free:
         self.rooms = [Room(node, position) for position, node in enumerate(snapshot.nodes)]
         self._touched: list[int] = []
         """Positions of the rooms that this pass has placed something in, in time order."""
-        self._candidates: dict[Request, _Candidates] = {}
-        self._options: dict[tuple[Request, ...], list[tuple[int, _Candidates]]] = {}
+        self._candidates: dict[Request, Candidates] = {}
+        self._options: dict[tuple[Request, ...], list[tuple[int, Candidates]]] = {}
         by_name = {room.node.name: room for room in self.rooms}
         for job in snapshot.holding:
             for grant in job.grants:
@@ -198,7 +244,7 @@ class _Free:
                 return Start(job.id, index, grants)
         return None
 
-    def _options_of(self, alternatives: tuple[Request, ...]) -> list[tuple[int, _Candidates]]:
+    def _options_of(self, alternatives: tuple[Request, ...]) -> list[tuple[int, Candidates]]:
         """(index of the alternative, where it fits), in order of preference."""
         if alternatives not in self._options:
             self._options[alternatives] = [
@@ -208,48 +254,10 @@ class _Free:
             ]
         return self._options[alternatives]
 
-    def _candidates_of(self, request: Request) -> _Candidates:
+    def _candidates_of(self, request: Request) -> Candidates:
         if request not in self._candidates:
-            self._candidates[request] = _Candidates(request, self.rooms, self._touched)
+            self._candidates[request] = Candidates(request, self.rooms, self._touched)
         return self._candidates[request]
-
-
-class _Candidates:
-    """The rooms that one request fits in, best first.
-
-    A heap in which an entry counts only while it says how the room is now; a room that has changed since is
-    entered again before the next look. So a start costs what has changed, not the number of nodes.
-    """
-
-    def __init__(self, request: Request, rooms: Sequence[Room], touched: Sequence[int]) -> None:
-        self.request = request
-        self._rooms = rooms
-        self._touched = touched
-        self._seen = len(touched)
-        usable = (room for room in rooms if not room.node.unusable)
-        self._heap = [found for found in (fit(request, room) for room in usable) if found]
-        heapify(self._heap)
-
-    def best(self, count: int) -> list[Room]:
-        """The `count` best rooms, in each of which the caller then places the request; or none at all."""
-        self._catch_up()
-        found: list[Fit] = []
-        while self._heap and len(found) < count:
-            entry = heappop(self._heap)
-            is_current = entry == fit(self.request, self._rooms[entry[-1]])
-            if is_current and entry not in found[-1:]:  # twins come one after the other
-                found.append(entry)
-        if len(found) < count:
-            self._heap = found  # in order, thus a heap
-            return []
-        return [self._rooms[entry[-1]] for entry in found]
-
-    def _catch_up(self) -> None:
-        for position in set(self._touched[self._seen :]):
-            found = fit(self.request, self._rooms[position])
-            if found:
-                heappush(self._heap, found)
-        self._seen = len(self._touched)
 
 
 # --- what the cluster has in all --------------------------------------------------------------------------

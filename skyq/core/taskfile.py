@@ -17,7 +17,7 @@ from pydantic_core import SchemaValidator, ValidationError
 from pydantic_core import core_schema as shape
 
 from skyq.core.errors import TaskError, UsageError
-from skyq.core.model import DEFAULT_CPUS, Git, Recovery, Request, Task
+from skyq.core.model import DEFAULT_CPUS, Git, Recovery, Request, Task, TimeLimit
 from skyq.core.request import (
     MAX_ALTERNATIVES,
     NO_OVERRIDES,
@@ -34,6 +34,8 @@ from skyq.core.request import (
     parse_cpus,
     parse_memory,
     parse_recovery,
+    parse_signal,
+    parse_time,
     pool_of,
     show,
     valid_env_name,
@@ -57,6 +59,7 @@ def _validator(**fields: Any) -> SchemaValidator:
 _TASK_FIELDS = {
     "name": _TEXT, "num_nodes": _INT, "resources": _MAP, "envs": _ANY, "secrets": _ANY,
     "workdir": _ANY, "file_mounts": _MAP, "setup": _TEXT, "run": _TEXT,
+    "time_limit": _ANY, "signal": _TEXT,
 }  # fmt: skip
 _RESOURCE_FIELDS = {
     "accelerators": _ANY, "gpus": _ANY, "cpus": _ANY, "memory": _ANY, "any_of": _LIST_OF_MAPS,
@@ -174,6 +177,7 @@ class _Spec:
             least_cpus=first.get("least", (0, 0))[0],
             least_memory=first.get("least", (0, 0))[1],
             pool=self.pool,
+            time_limit=self.time_limit(fields),
             warnings=tuple(self.warnings()),
         )
         return apply(task, overrides)
@@ -341,6 +345,15 @@ class _Spec:
         if not isinstance(value, str):
             self.wrong(("workdir",), value, "not of type 'string'")
         return _expanded(value, known)
+
+    def time_limit(self, fields: Mapping[str, Any]) -> TimeLimit:
+        seconds, signal = 0, ("", 0)
+        if "time_limit" in fields:
+            written = self.document.written(("time_limit",), fields["time_limit"])
+            seconds = self.attempt(("time_limit",), parse_time, written)
+        if "signal" in fields:
+            signal = self.attempt(("signal",), parse_signal, fields["signal"])
+        return TimeLimit(seconds, *signal)
 
     def git(self, value: object, known: Mapping[str, str]) -> Git | None:
         if not isinstance(value, dict):

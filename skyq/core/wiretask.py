@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Dict, Tuple
 
 from skyq.core.errors import ProtocolError
-from skyq.core.model import Git, Recovery, Request, Task
+from skyq.core.model import Batch, Git, Recovery, Request, Task, TimeLimit
 from skyq.core.protocol import Message
 
 
@@ -14,7 +14,9 @@ def packed(task: Task) -> Message:
     fields = task._asdict()
     fields["alternatives"] = [request._asdict() for request in task.alternatives]
     fields["git"] = task.git and task.git._asdict()
+    fields["batch"] = task.batch and task.batch._asdict()
     fields["recovery"] = task.recovery._asdict()
+    fields["time_limit"] = task.time_limit._asdict()
     return fields
 
 
@@ -34,8 +36,15 @@ def unpacked(message: Message) -> Task:
         if "recovery" in fields:
             recovery = Recovery(**_known(Recovery, fields["recovery"]))
             fields["recovery"] = recovery._replace(codes=tuple(recovery.codes))
+        if "time_limit" in fields:
+            fields["time_limit"] = TimeLimit(**_known(TimeLimit, fields["time_limit"]))
         if "after" in fields:
             fields["after"] = tuple((str(word), str(kind)) for word, kind in fields["after"])
+        if fields.get("batch"):
+            batch = Batch(**_known(Batch, fields["batch"]))
+            indices = tuple(map(int, batch.indices))
+            sweeps = tuple((str(name), tuple(map(str, values))) for name, values in batch.sweeps)
+            fields["batch"] = Batch(indices, sweeps, int(batch.at_once))
         if "warnings" in fields:
             fields["warnings"] = tuple(fields["warnings"])
         return Task(**fields)

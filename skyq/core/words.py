@@ -54,6 +54,18 @@ def _count(number: int, unit: str) -> str:
     return "%d %s%s ago" % (number, unit, "" if number == 1 else "s")
 
 
+def ids_text(ids: Sequence[int]) -> str:
+    """The ids in their order; of many, those in a row as a range, the least first: "3, 12-111"."""
+    if len(ids) <= _MANY:
+        return ", ".join(map(str, ids))
+    runs: List[List[int]] = []
+    for each in sorted(ids):
+        if not runs or each > runs[-1][-1] + 1:
+            runs.append([each])
+        runs[-1].append(each)
+    return ", ".join("%d" % run[0] if run[0] == run[-1] else "%d-%d" % (run[0], run[-1]) for run in runs)
+
+
 def jobs_text(ids: Sequence[int]) -> str:
     """ "job 3", "jobs 3, 5, 6", or only the first ones of many."""
     shown = ", ".join(map(str, ids[:_MANY])) + (
@@ -73,6 +85,12 @@ def duration(seconds: float) -> str:
         if number:
             parts.append("%d%s" % (number, unit))
     return " ".join(parts)
+
+
+def within(seconds: float) -> str:
+    """How long something may still take, never less than it does: "35s", "40m", "1d 2h"."""
+    step = 1 if seconds < 2 * MINUTE else MINUTE if seconds < DAY else HOUR
+    return duration(max(1, -(-seconds // step) * step))
 
 
 def parsed_duration(text: str) -> Optional[int]:

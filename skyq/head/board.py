@@ -14,6 +14,7 @@ from skyq.core.logtext import plain
 from skyq.core.model import Holding, Job, Node, Waiting
 from skyq.core.protocol import UNKNOWN, Message
 from skyq.head import specs
+from skyq.head.limits import Ends
 from skyq.head.overtaking import Watch
 from skyq.store.store import Store
 
@@ -42,6 +43,7 @@ class Board:
         self.nodes: Dict[str, Node] = {}
         """The cluster's, in its order."""
         self.overtaken = Watch()
+        self.ends = Ends()
         self.dirty: Set[int] = set()
         """Active jobs that may have something to do."""
         self.pids: Dict[int, Dict[str, int]] = {}
@@ -71,11 +73,11 @@ class Board:
         if job.state in states.WAITING:
             self._forget_steps(job)
             if job.cancel_requested_at is None:
-                self.waiting[job.id] = Waiting(job.id, job.num_nodes, job.alternatives, job.priority)
+                self.waiting[job.id] = Waiting.of(job)
                 if job.held or job.after:
                     self.bound.add(job.id)
             return
-        self.holding[job.id] = Holding(job.id, job.grants)
+        self.holding[job.id] = Holding.of(job)
         self.phases.setdefault(job.id, {})
         if job.id not in self.specs:
             self.specs[job.id] = json.loads(store.spec(job.id))
@@ -95,6 +97,7 @@ class Board:
         self.dirty.discard(job.id)
         self.may_return.discard(job.id)
         self.lost_on.pop(job.id, None)
+        self.ends.forget(job.id)
         self._forget_words(job.id)
 
     def _forget_words(self, job_id: int) -> None:
@@ -111,9 +114,9 @@ class Board:
         setups, runs = specs.step_names(job, self.specs[job.id], self.nodes)
         return [step for step in (*setups, *runs) if self.node_of(job, step) == node]
 
-    def hear(self, node: str, message: Message) -> None:
+    def hear(self, node: str, message: Message, now: float = 0.0) -> None:
         """A node told how a step stands. What concerns another attempt, or no job, is stale; of what another
-        node runs it has nothing to tell.
+        node runs it has nothing to tell. `now`: monotonic.
         """
         job = self.jobs.get(self._ids.get(message["job"], 0))
         if job is None or job.attempt != message["attempt"] or job.state not in states.ACTIVE:
@@ -132,20 +135,30 @@ class Board:
             if phases.get(step, Phase()).at < PREPARED:
                 phases[step] = Phase(PREPARED)
         elif what == "running":
-            if phases.get(step, Phase()).at < LIVE:
-                phases[step] = Phase(LIVE)
+            self._runs(job, message, now)
             return  # nothing to decide
         elif what in ("exited", "gone"):
-            why, unstarted = plain(message.get("why", "")[:500]), bool(message.get("unstarted"))
-            phases[step] = Phase(
-                GONE if what == "gone" else EXITED,
-                message["code"],
-                bool(message.get("stopped")),
-                self.where(self.node_of(job, step), why) if unstarted and why else why,
-                unstarted,
-                _pids_text(message.get("stuck", ())),
-            )
+            phases[step] = self._ended(job, message)
         self.dirty.add(job.id)
+
+    def _runs(self, job: Job, message: Message, now: float) -> None:
+        step, phases = message["step"], self.phases[job.id]
+        if phases.get(step, Phase()).at < LIVE:
+            phases[step] = Phase(LIVE)
+        if "left" in message and job.time_limit.seconds:
+            self.ends.told(job.id, step, now + min(message["left"], job.time_limit.seconds))
+
+    def _ended(self, job: Job, message: Message) -> Phase:
+        why, unstarted = plain(message.get("why", "")[:500]), bool(message.get("unstarted"))
+        return Phase(
+            GONE if message["is"] == "gone" else EXITED,
+            message["code"],
+            bool(message.get("stopped")),
+            self.where(self.node_of(job, message["step"]), why) if unstarted and why else why,
+            unstarted,
+            _pids_text(message.get("stuck", ())),
+            bool(message.get("expired")),
+        )
 
     def where(self, node: str, why: str) -> str:
         """With the node's name, if there are others."""
@@ -160,6 +173,7 @@ class Board:
             reached = [s for s, each in phases.items() if each.at < GONE and self.node_of(job, s) == node]
             for step in reached:
                 del phases[step]
+                self.ends.forget(job_id, step)
             self._forget_words(job_id)
             self.over.discard(job_id)
             self.dirty.add(job_id)
@@ -199,8 +213,32 @@ class Board:
         """What to do about an active job."""
         setups, runs = specs.step_names(job, self.specs[job.id], self.nodes)
         cancel = job.reason if job.cancel_requested_at is not None else ""
-        course = Course(job.state, setups, runs, cancel, job.recovery, job.failures, job.losses)
+        course = Course(
+            *(job.state, setups, runs, cancel, job.recovery, job.failures, job.losses),
+            job.time_limit.seconds,
+        )
         return next_verdict(course, self.phases[job.id])
+
+    def all_ends(self) -> Dict[int, float]:
+        """When the active jobs have surely ended, of those of which that is known; monotonic."""
+        found = {}
+        for job_id in self.ends:
+            job = self.jobs[job_id]
+            setups, runs = specs.step_names(job, self.specs[job_id], self.nodes)
+            steps = setups if job.state == states.SETTING_UP else runs
+            phases = self.phases[job_id]
+            at = self.ends.surely(job, [step for step in steps if phases.get(step, Phase()).at < EXITED])
+            if at is not None:
+                found[job_id] = at
+        return found
+
+    def held(self, now: float) -> Tuple[Holding, ...]:
+        """What the active jobs hold, for a plan."""
+        ends = self.all_ends()
+        return tuple(
+            job._replace(ends_in=max(0.0, ends[job_id] - now)) if job_id in ends else job
+            for job_id, job in self.holding.items()
+        )
 
     def stuck(self, job: Job) -> Dict[str, str]:
         """Step → what of it can't be killed."""

@@ -239,13 +239,14 @@ class Dispatcher:
 
     def _hear(self, link: Link) -> None:
         was_ready = link.ready
-        for message in link.hear(time.monotonic()):
+        now = time.monotonic()
+        for message in link.hear(now):
             if self.pulls.hear(link.node.name, message):
                 continue
             if message.get("is") == "strangers":
                 self._hear_of_strangers(link, message)
                 continue
-            self.board.hear(link.node.name, message)
+            self.board.hear(link.node.name, message, now)
             if message.get("is") == "gone" and not message.get("stuck"):
                 self._end_quarantines(link.node.name, lambda step: step != key_of(message))  # noqa: B023
             if message.get("unstarted"):
@@ -272,8 +273,7 @@ class Dispatcher:
                 continue  # it was cancelled meanwhile
             if why and self.board.node_of(job, step) == node:
                 if job_id in self.board.may_return:
-                    told = self.board.where(node, why)
-                    self.board.phases[job_id][step] = Phase(GONE, UNKNOWN, why=told, unstarted=True)
+                    self._conclude(job, step, self.board.where(node, why), unstarted=True)
                 else:
                     self._start(job, step, without=True)  # it may run: only the node knows
             self.board.dirty.add(job_id)
@@ -450,27 +450,45 @@ class Dispatcher:
         if not link.ready:
             return  # it is asked when it is
         try:
-            spec = specs.step_spec(self._facts(), job, step, self.board.specs[job.id])
-            cwd = self.board.specs[job.id].get("cwd", "") if link.node.reach else ""
-            names = courier.copies_of(self.where, cwd)
-            if not without and not self.couriers.fetch(link.node.name, names, (job.id, step)):
-                return  # it is asked when that is there
+            spec = self._spec(job, step, without)
+            if spec is None:
+                return  # it is asked when its folder is there
             spec["tail"] = self.pulls.wish(self._source(job, step))
-        except (SkyqError, OSError) as error:
-            # What the disk does not allow now may work later. Secrets that can't be read never will.
-            later = isinstance(error, OSError)
-            if later:
-                self.fleet.pause(self.board.node_of(job, step), str(error))
-            if later and job.id not in self.board.may_return:
+        except OSError as error:
+            # What the disk does not allow now may work later.
+            self.fleet.pause(link.node.name, str(error))
+            if job.id in self.board.may_return:
+                self._conclude(job, step, str(error), unstarted=True)
+            else:
                 self.unasked.add(job.id)  # it may run: only the node knows
-                return
-            self.board.phases[job.id][step] = Phase(GONE, UNKNOWN, why=str(error), unstarted=later)
-            self.board.dirty.add(job.id)
             return
-        if not spec["hold"]:
+        except SkyqError as error:
+            self._conclude(job, step, str(error), unstarted=False)
+            return
+        if not spec.get("hold"):
             self.board.may_return.discard(job.id)
         if self._say(job, step, {"do": "start", "spec": spec}):
             self.board.phases[job.id][step] = Phase()
+
+    def _spec(self, job: Job, step: str, without: bool) -> Optional[Message]:
+        """What to tell the node; None: not yet, its folder is on its way. Raises OSError where that can't be
+        read now, SkyqError where it never will be and nothing of the job can run.
+        """
+        try:
+            spec = specs.step_spec(self._facts(), job, step, self.board.specs[job.id])
+        except SkyqError as error:
+            if job.id in self.board.may_return:
+                raise
+            return specs.known_step(str(error))  # it may run: only the node knows
+        node = self.board.nodes[self.board.node_of(job, step)]
+        cwd = self.board.specs[job.id].get("cwd", "") if node.reach else ""
+        names = courier.copies_of(self.where, cwd)
+        return spec if without or self.couriers.fetch(node.name, names, (job.id, step)) else None
+
+    def _conclude(self, job: Job, step: str, why: str, unstarted: bool) -> None:
+        """The end of a step that surely doesn't run. `unstarted`: another try may do."""
+        self.board.phases[job.id][step] = Phase(GONE, UNKNOWN, why=why, unstarted=unstarted)
+        self.board.dirty.add(job.id)
 
     def _say(self, job: Job, step: str, message: Message) -> bool:
         link = self.fleet.links[self.board.node_of(job, step)]

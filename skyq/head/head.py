@@ -15,12 +15,13 @@ from skyq.core import schedule, states
 from skyq.core.accelerators import resources_text
 from skyq.core.after import After
 from skyq.core.errors import Misfit, SkyqError
-from skyq.core.model import Grant, Holding, Job, Node, Request, Snapshot, Task, Waiting
+from skyq.core.model import Array, Grant, Holding, Job, Node, Request, Snapshot, Task, Waiting
 from skyq.core.paths import ClusterDir, attempt_logs, host_word, step_log
 from skyq.core.rankenv import task_id
-from skyq.core.request import LONGEST_ID
+from skyq.core.request import id_range
 from skyq.core.versions import order
-from skyq.head import lookout, overtaking, specs, waits, wake, workdirs
+from skyq.core.words import within
+from skyq.head import limits, lookout, overtaking, specs, waits, wake, workdirs
 from skyq.head.fleet import UNGROUPED
 from skyq.head.links import CONNECTING, ENDING, UNREACHABLE
 from skyq.store.place import make_private, private_folders
@@ -33,6 +34,7 @@ NEWEST = "version"
 ALONE_UNTIL = "alone_until"
 """The setting that has the id of the last job from before a cluster of one node grew."""
 NO_END = 1 << 62
+_BY_LIMITS = "if all that is before it lasts to its time limit and nothing comes between"
 _CLOSED = (
     "Cluster '%s' is being removed by `skyq down`: it takes no jobs. Submit again when that has ended.\n"
     "If it was interrupted, type it again: `skyq down %s` goes on, or takes it back if you answer no."
@@ -56,7 +58,8 @@ class Head:
                 self.store.set(NEWEST, max(self.store.get(NEWEST), __version__, key=order))
 
     def submit(self, task: Task, user: str, uuid: str, copy: str = "") -> int:
-        """The id of the job; the same one for the same uuid. `copy`: its own folder, if it has one.
+        """The id of the job, of the first one if the task is many; the same for the same uuid. `copy`: its
+        own folder, if it has one.
 
         Raises Misfit when the cluster could never run it, StoreError when it can't be stored; then
         nothing of it is left.
@@ -77,14 +80,34 @@ class Head:
     def forecast(self, task: Task) -> str:
         """Where the task would start now, or what it would wait for. Nothing is submitted."""
         newest = self.store.latest()
-        waiting = Waiting(newest.id + 1 if newest else 1, task.num_nodes, task.alternatives, task.priority)
+        limit = task.time_limit._replace(grace=specs.grace()).most(2 if task.setup is not None else 1)
+        waiting = Waiting(
+            newest.id + 1 if newest else 1, task.num_nodes, task.alternatives, task.priority, limit=limit
+        )
         snapshot = self._snapshot()
         snapshot = snapshot._replace(waiting=(*snapshot.waiting, waiting))
         plan = schedule.plan(snapshot, 0.0)
         for start in plan.starts:
             if start.job == waiting.id:
                 return "It would start now, on " + "; ".join(map(grant_text, start.grants)) + "."
-        return "It would wait: %s." % plan.reason(waiting)
+        when = self._when(snapshot, waiting.id)
+        return "It would wait: %s.%s" % (plan.reason(waiting), " It would start %s." % when if when else "")
+
+    def when(self, job: Job) -> str:
+        """By when a waiting job starts, as far as time limits tell: "in 40m if ..."; "": they don't."""
+        return self._when(self._snapshot(), job.id) if limits.read(self.store) else ""
+
+    def _when(self, snapshot: Snapshot, job_id: int) -> str:
+        if self.store.get(PAUSED) or all(job.id != job_id for job in snapshot.waiting):
+            return ""
+        from skyq.core.simulate import forecast
+
+        return "in %s %s" % (within(seconds), _BY_LIMITS) if (seconds := forecast(snapshot, job_id)) else ""
+
+    def ends_in(self, job: Job) -> Optional[float]:
+        """Seconds until an active job reaches its time limit; None: it has none, or that isn't known now."""
+        found = limits.read(self.store).get(job.id)
+        return None if found is None else limits.until_limit(job, found)
 
     def _store(self, task: Task, user: str, uuid: str, cwd: str) -> int:
         new = NewJob(
@@ -99,27 +122,37 @@ class Head:
             cpus_shown=task.cpus_shown,
             recovery=task.recovery,
             after=self.after_of(task, user),
+            time_limit=task.time_limit._replace(grace=specs.grace()),
             spec=specs.stored(task, cwd),
         )
-        return self._insert(new, task.secrets)
+        return self._insert(_each_of(task, new, cwd) if task.batch else [new], task.secrets)
 
-    def _insert(self, new: NewJob, secrets: Dict[str, str]) -> int:
-        wake.ready()  # before the job is queued: who fails after that would say that it isn't
-        now = new.submitted_at
-        with self.store.transaction(), specs.saved_secrets(self.where, new.uuid, secrets):
+    def _insert(self, new: Sequence[NewJob], secrets: Dict[str, str]) -> int:
+        """The id of the first of these jobs; they are all queued, or none is."""
+        wake.ready()  # before they are queued: who fails after that would say that they aren't
+        now = new[0].submitted_at
+        stamp = time.strftime("%Y-%m-%d-%H-%M-%S", time.localtime(now)) + "-%06d" % (now % 1 * 1e6)
+        with self.store.transaction(), specs.saved_secrets(self.where, [n.uuid for n in new], secrets):
             self._refuse_if_closed()
-            job_id = self.store.submit(new)
-            stamp = time.strftime("%Y-%m-%d-%H-%M-%S", time.localtime(now)) + "-%06d" % (now % 1 * 1e6)
-            self.store.note(job_id, task_id=task_id(stamp, self.cluster, job_id))
-        try:
-            private_folders(self.where.job_logs(job_id, new.name or ""))
-        except OSError:
-            pass  # the job is in the queue; the dispatcher makes the folder before it starts it
+            known = self.store.job_of(new[0].uuid)
+            first = known.id if known else self.store.next_id()
+            for job_id, each in enumerate(() if known else new, first):
+                array = each.array and each.array._replace(first=first)
+                own = task_id(stamp, self.cluster, job_id)
+                self.store.submit(each._replace(id=job_id, task_id=own, array=array))
+        if len(new) == 1:
+            self._make_log_folder(first, new[0].name)
         try:
             self.wake()
         except OSError:
             pass  # too many processes: it is in the queue, and the next command or cron starts it
-        return job_id
+        return first
+
+    def _make_log_folder(self, job_id: int, name: Optional[str]) -> None:
+        try:
+            private_folders(self.where.job_logs(job_id, name or ""))
+        except OSError:
+            pass  # the job is in the queue; the dispatcher makes the folder before it starts it
 
     def check_rerun(self, job: Job) -> None:
         """Raise SkyqError where a job can't be run once more."""
@@ -140,21 +173,24 @@ class Head:
         new = NewJob(
             *(uuid, job.name, user, time.time(), job.num_nodes, job.alternatives, job.priority),
             *(job.has_setup, job.cpus_shown, self.store.spec(job.id), job.recovery),
+            time_limit=job.time_limit,
         )
-        return self._insert(new, {})
+        return self._insert([new], {})
 
     def after_of(self, task: Task, user: str) -> Tuple[After, ...]:
         """The ids of the jobs that it waits for: of a name the user's newest one. Raises SkyqError."""
-        found = []
+        found: Dict[After, None] = {}
         for word, kind in task.after:
-            if word.isdecimal() and len(word) <= LONGEST_ID:
-                job = self.store.job(int(word))
+            ids = id_range(word)
+            if ids is None:
+                named = next((job.id for job in self.store.jobs(user) if job.name == word), None)
+                there = [] if named is None else [named]
             else:
-                job = next((job for job in self.store.jobs(user) if job.name == word), None)
-            if job is None:
+                there = self.store.ids_between(ids)
+            if not there:
                 text = "There is no job %s to wait for. Nothing was submitted. See: skyq queue %s -u"
                 raise SkyqError(text % (word, self.cluster))
-            found.append((job.id, kind))
+            found.update(((job_id, kind), None) for job_id in there)
         return tuple(found)
 
     def wake(self) -> None:
@@ -227,7 +263,7 @@ class Head:
 
     def holding(self) -> List[Holding]:
         """What the active jobs hold."""
-        return [Holding(j.id, j.grants) for j in self.store.jobs(unfinished=True) if j.state in states.ACTIVE]
+        return [Holding.of(j) for j in self.store.jobs(unfinished=True) if j.state in states.ACTIVE]
 
     def reasons(self, jobs: Sequence[Job]) -> Dict[int, str]:
         """Why each waiting job among these waits; of active ones, which of their nodes can't be reached."""
@@ -260,13 +296,15 @@ class Head:
         return {name for name, why in self.trouble().items() if why.startswith(words)}
 
     def _snapshot(self) -> Snapshot:
-        everybody, away = self.store.jobs(unfinished=True), self._away()
+        everybody, away, ends = self.store.jobs(unfinished=True), self._away(), limits.read(self.store)
         stand = waits.standings(self.store, everybody)
         return Snapshot(
             tuple(self.nodes()),
-            tuple(Holding(j.id, j.grants) for j in everybody if j.state in states.ACTIVE),
             tuple(
-                Waiting(j.id, j.num_nodes, j.alternatives, j.priority, j.overtaken)
+                Holding.of(j)._replace(ends_in=ends.get(j.id)) for j in everybody if j.state in states.ACTIVE
+            ),
+            tuple(
+                Waiting.of(j)
                 for j in everybody
                 if j.state in states.WAITING
                 and not (away.intersection(j.awaits) or j.held)
@@ -363,6 +401,7 @@ class Head:
         What waits is CANCELLED at once. What is active becomes it when its processes are dead.
         """
         concerned: List[int] = []
+        ended: List[str] = []
         with self.store.transaction():
             for job_id in sorted(set(ids), reverse=True):
                 job = self.store.job(job_id)
@@ -372,12 +411,32 @@ class Head:
                 now, reason = time.time(), "cancelled by %s" % by
                 if job.state in states.WAITING:
                     self.store.move(job, states.CANCELLED, now, ended_at=now, reason=reason)
-                    specs.drop_secrets(self.where, job.uuid)
+                    ended.append(job.uuid)
                 elif job.cancel_requested_at is None:
                     self.store.note(job_id, cancel_requested_at=now, reason=reason)
+        for uuid in ended:
+            specs.drop_secrets(self.where, uuid)
         if concerned:
             self.look()
         return concerned
+
+
+def _each_of(task: Task, new: NewJob, cwd: str) -> List[NewJob]:
+    """The jobs of a batch."""
+    from skyq.core.batch import elements, uuid_of
+
+    assert task.batch is not None
+    each = elements(task.batch, task.name)
+    array = Array(0, len(each), task.batch.at_once)  # where it begins is known when they are queued
+    return [
+        new._replace(
+            uuid=uuid_of(new.uuid, place),
+            name=one.name,
+            array=array,
+            spec=specs.stored(task._replace(envs={**task.envs, **one.envs}), cwd, one.facts),
+        )
+        for place, one in enumerate(each)
+    ]
 
 
 def alone_until(store: Store) -> int:

@@ -6,10 +6,11 @@ until the job has ended.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from contextlib import contextmanager
-from typing import Dict, Iterator, List, Mapping, NamedTuple, Sequence
+from typing import Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence
 
 from skyq.core import rankenv, states
 from skyq.core.errors import StoreError, UsageError
@@ -21,12 +22,15 @@ from skyq.store.store import Store
 
 GRACE = 30.0  # seconds between TERM and KILL at a cancel; SkyPilot's
 LONGEST_GRACE = 86400  # seconds
+SHORTAGE = errno.EMFILE, errno.ENFILE, errno.ENOMEM
 VISIT = 60.0  # seconds until somebody has to be at the terminal of a job that has one
 HOLD = 60.0  # seconds that a prepared step waits for the word to go; the dispatcher gives up before that
 
 
-def stored(task: Task, cwd: str = "") -> str:
-    """The spec as the database keeps it. `cwd`: where it runs; "": in ~/sky_workdir, as that is then."""
+def stored(task: Task, cwd: str = "", facts: Optional[Dict[str, str]] = None) -> str:
+    """The spec as the database keeps it. `cwd`: where it runs; "": in ~/sky_workdir, as that is then.
+    `facts`: variables of its own, as one of many.
+    """
     return json.dumps(
         {
             "setup": task.setup,
@@ -34,13 +38,15 @@ def stored(task: Task, cwd: str = "") -> str:
             "envs": task.envs,
             "secrets": sorted(task.secrets),
             "cwd": cwd,
-            "grace": _grace(),
+            "grace": grace(),
+            "facts": facts or {},
             **({"terminal": True} if task.terminal else {}),
         }
     )
 
 
-def _grace() -> float:
+def grace() -> float:
+    """Seconds between TERM and KILL for what is submitted by this process."""
     text = os.environ.get("SKYQ_GRACE_S", "")
     try:
         seconds = float(text or GRACE)
@@ -54,14 +60,20 @@ def _grace() -> float:
 
 
 @contextmanager
-def saved_secrets(where: ClusterDir, uuid: str, secrets: Dict[str, str]) -> Iterator[None]:
-    """Around a submit, within its transaction: they are on disk, for this account only, before the job is."""
+def saved_secrets(where: ClusterDir, uuids: Sequence[str], secrets: Dict[str, str]) -> Iterator[None]:
+    """Around a submit, within its transaction: they are on disk, for this account only, before the jobs are.
+    One file, with a name for each job: it is gone when the last one has ended.
+    """
     try:
         if secrets:
-            _save(where, uuid, secrets)
+            _save(where, uuids[0], secrets)
+            for uuid in uuids[1:]:
+                drop_secrets(where, uuid)  # of the same submit, if that was killed
+                os.link(where.secret_file(uuids[0]), where.secret_file(uuid))
         yield
     except BaseException:
-        drop_secrets(where, uuid)
+        for uuid in uuids if secrets else ():
+            drop_secrets(where, uuid)
         raise
 
 
@@ -78,8 +90,8 @@ def drop_secrets(where: ClusterDir, uuid: str) -> None:
     """The job has ended, or was never submitted."""
     try:
         os.unlink(where.secret_file(uuid))
-    except FileNotFoundError:
-        pass
+    except OSError:
+        pass  # it isn't there, or the next dispatcher tries again
 
 
 def sweep_secrets(where: ClusterDir, store: Store) -> None:
@@ -95,10 +107,13 @@ def sweep_secrets(where: ClusterDir, store: Store) -> None:
 
 
 def _secrets(where: ClusterDir, uuid: str) -> Dict[str, str]:
+    """Raises StoreError where they are lost, OSError where that may pass."""
     try:
         with open(where.secret_file(uuid), encoding="utf-8") as file:
             return dict(json.load(file))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
+        if isinstance(error, OSError) and error.errno in SHORTAGE:
+            raise
         raise StoreError("The job's secrets can't be read: %s. Submit it again." % error) from error
 
 
@@ -150,7 +165,7 @@ def single(job: Job, alone_until: int, nodes: Mapping[str, Node]) -> bool:
 
 
 def step_spec(cluster: Cluster, job: Job, step: str, spec: Message) -> Message:
-    """All that a node needs to run one step."""
+    """All that a node needs to run one step. Raises StoreError where the job's secrets are lost."""
     where, nodes = cluster.where, cluster.nodes
     kind, _, number = step.partition("-")
     grants = sorted(job.grants, key=lambda grant: grant.rank)
@@ -167,6 +182,7 @@ def step_spec(cluster: Cluster, job: Job, step: str, spec: Message) -> Message:
     user_env = dict(spec["envs"])
     if spec["secrets"]:
         user_env.update(_secrets(where, job.uuid))
+    user_env.update(spec.get("facts", {}))
     if kind == "setup":
         env = rankenv.setup_env(facts, int(number), [node.ip for node in nodes.values()], user_env)
     else:
@@ -184,8 +200,19 @@ def step_spec(cluster: Cluster, job: Job, step: str, spec: Message) -> Message:
         "grace": spec["grace"],
         "linger": kind == "setup" or len(grants) > 1,
         "hold": HOLD if in_two_stages(job, nodes) else 0.0,
+        "limit": job.time_limit.seconds,
+        "signal": job.time_limit.signal if kind == "run" else "",
+        "before": job.time_limit.before,
         **({"terminal": VISIT} if spec.get("terminal") else {}),
     }
+
+
+def known_step(why: str) -> Message:
+    """To ask a node for a step that it may have, and shall not start: then it says why.
+
+    A node whose skyq is older starts nothing either, as there is no such copy.
+    """
+    return {"never": why, "copy": "none"}
 
 
 def log_path(cluster: Cluster, job: Job, step: str) -> str:

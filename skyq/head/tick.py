@@ -49,6 +49,7 @@ def tick(store: Store, board: Board, nodes: Tuple[Node, ...], away: Set[str], pu
         _settle(store, board, acts, pulls)
         _plan(store, board, nodes, away, acts)
         _record_pids(store, board)
+        board.ends.keep(store, board.all_ends())
         for source in pulls.paid():
             store.forget_log(source.job_id, source.step, source.attempt)
     return acts
@@ -166,7 +167,7 @@ def _plan(store: Store, board: Board, nodes: Tuple[Node, ...], away: Set[str], a
         waiting = tuple(job for job in waiting if not board.jobs[job.id].has_setup)
     now = time.monotonic()
     waiting = board.overtaken.told(waiting, board.jobs, now)
-    snapshot = Snapshot(nodes, tuple(board.holding.values()), waiting, *overtaking.rules(store))
+    snapshot = Snapshot(nodes, board.held(now), waiting, *overtaking.rules(store))
     plan = schedule.plan(snapshot, now)
     overtaking.keep(store, plan.kept.start if plan.kept else None)
     if plan.first_blocked is not None:

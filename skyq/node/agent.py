@@ -8,6 +8,7 @@ It ends when the connection does.
 from __future__ import annotations
 
 import gc
+import math
 import os
 import select
 import signal
@@ -59,6 +60,7 @@ class _Step:
         self.fds: List[int] = []
         self.killing_since: Optional[float] = None
         """When this agent began to kill what a killed shim left; boot time."""
+        self.told_running = False
         self.told_stuck = False
         """Whether the head knows that some of it can't be killed; nothing else is awaited of the step."""
         self.exited = False
@@ -204,7 +206,7 @@ class Agent:
         key = _key(message)
         run = RunDir.of(self.runs, *key)
         step = self.steps.setdefault(key, _Step(key, run))
-        step.told_stuck = False
+        step.told_running = step.told_stuck = False
         step.tail = message["spec"].get("tail")
         try:
             try:
@@ -212,8 +214,9 @@ class Agent:
                 fresh = True
             except FileExistsError:
                 fresh = not step.child and look(run) is Record.FRESH
-            if fresh and not self.has_copy(message["spec"]):
-                self.refuse(step, "its folder is no longer on this node")
+            why = self.why_never(message["spec"]) if fresh else ""
+            if why:
+                self.refuse(step, why)
             elif fresh:
                 self.fork(step, message["spec"])
             else:
@@ -221,9 +224,10 @@ class Agent:
         except OSError as error:
             self.refuse(step, "%s: %s" % (error.strerror, run.root))
 
-    def has_copy(self, spec: Message) -> bool:
-        """Whether the folder is here that the step is to run in."""
-        return not spec.get("copy") or os.path.isdir(self.copies.path(spec["copy"]))
+    def why_never(self, spec: Message) -> str:
+        """Why a step can't be started that isn't here; "" where it can."""
+        lacks = spec.get("copy") and not os.path.isdir(self.copies.path(spec["copy"]))
+        return str(spec.get("never", "")) or ("its folder is no longer on this node" if lacks else "")
 
     def go(self, message: Message) -> None:
         """Let a prepared step run."""
@@ -398,11 +402,13 @@ class Agent:
             if step.started is None:
                 self.hold(step)
                 return
-            self.say({**_name(step.key), "is": "running", "pid": step.started.main[0]})
             if not step.child and step.ready is None:
                 self.watch_process(step, step.started.shim)
             if step.started.linger:
                 self.watch_process(step, step.started.main)
+        if not step.told_running:
+            step.told_running = True
+            self.say({**_name(step.key), "is": "running", "pid": step.started.main[0], **_left(step.started)})
         if step.tail:
             self.send_log(step, step.tail)
             step.tail = None
@@ -610,6 +616,13 @@ def _read(fd: int) -> Optional[bytes]:
         return os.read(fd, protocol.FRAME_LIMIT)
     except BlockingIOError:
         return None
+
+
+def _left(started: Started) -> Message:
+    """What is left of its time limit, if it has one."""
+    if started.ends is None:
+        return {}
+    return {"left": max(0, math.ceil(started.ends - time.monotonic()))}
 
 
 def _key(message: Message) -> Key:

@@ -177,6 +177,18 @@ def is_skyq(pid: int) -> bool:
     return words[-3:-2] in ([b"_dispatcher"], [b"_node"])
 
 
+def expects(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal, or keeps it back to look for it: it won't die of it.
+    (Who sits in sigwait() for it can't be told from who would die.)
+    """
+    try:
+        with open("/proc/%d/status" % pid, "rb") as file:
+            masks = [int(line.split()[1], 16) for line in file if line.startswith((b"SigCgt:", b"SigBlk:"))]
+    except OSError:
+        return False
+    return any(mask >> (number - 1) & 1 for mask in masks)
+
+
 def signal_all(targets: Iterable[Stat], number: int) -> int:
     """Signal each of them; how many took it. A stopped process takes a TERM only once it goes on."""
     sent, groups = 0, set()

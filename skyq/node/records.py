@@ -91,6 +91,8 @@ class Started(NamedTuple):
     linger: bool
     group: str = ""
     """The folder of its cgroup; "": it has none."""
+    ends: Optional[float] = None
+    """When its time limit is reached, in this boot's monotonic time; None: it has none."""
 
     @classmethod
     def read(cls, run: RunDir) -> Optional[Started]:
@@ -114,6 +116,7 @@ class Started(NamedTuple):
                 str(found["log"]),
                 bool(found["linger"]),
                 str(found.get("group", "")),
+                None if found.get("ends") is None else float(found["ends"]),
             )
         except (KeyError, TypeError, ValueError, IndexError):
             return None
@@ -125,6 +128,8 @@ class End(NamedTuple):
     code: int
     stopped: bool
     why: str
+    expired: bool = False
+    """Whether its time limit ended it."""
 
     @classmethod
     def read(cls, run: RunDir) -> End:
@@ -133,7 +138,7 @@ class End(NamedTuple):
         code = found.get("code")
         if not isinstance(code, int) or not UNKNOWN <= code <= 255:
             return cls(UNKNOWN, False, "exit status unknown: its record is damaged")
-        return cls(code, bool(found.get("stopped")), str(found.get("why", "")))
+        return cls(code, bool(found.get("stopped")), str(found.get("why", "")), bool(found.get("expired")))
 
 
 def stuck(run: RunDir) -> List[Tuple[int, str]]:

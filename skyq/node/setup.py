@@ -18,7 +18,7 @@ from skyq.core.paths import Home
 from skyq.node import probe
 from skyq.node.baseenv import bash
 from skyq.transport import logout
-from skyq.transport.aside import aside
+from skyq.transport.aside import aside, sweep
 
 TRIES = 5  # at a file that others change meanwhile
 KEPT = 4  # builds that stay, however old
@@ -159,6 +159,8 @@ def uninstall(home: Home, state: Home) -> None:
         return
     for folder in (home.bin, home.app):
         shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):
+        sweep(home.token)
     for name in (home.token, state.nodes, state.clusters, home.root):
         unlink(name)  # but for what holds something of the user's
 

@@ -7,6 +7,9 @@ below this process, because it is a subreaper. It knows three words, all signals
 SIGUSR2  go: where the spec says `hold`, everything is ready and waits for it before the start goes on record.
 SIGTERM  stop: TERM to every process, `grace` seconds, KILL.
 SIGUSR1  over: the job has ended, so the leftovers of the script may go too.
+
+Where the spec has a `limit`, the script is stopped after so many seconds without a word: this process counts
+them, whoever else is killed or cut off. Its clock can't be set, and rests while the machine sleeps.
 """
 
 from __future__ import annotations
@@ -149,6 +152,12 @@ class _Shim:
         """The cgroup of all that the script starts, itself included; "": it has none."""
         self.code: Optional[int] = None
         self.stopped = False
+        self.expired = False
+        """Whether the time limit ended the script."""
+        self.ends: Optional[float] = None
+        """When the time limit is reached; monotonic. None: there is none."""
+        self.warn_at: Optional[float] = None
+        """When the script gets its signal; None: it gets none, or has it."""
         self.over = not spec["linger"]
         self.oom_kills = 0
         """Of this machine, before the script's end."""
@@ -173,6 +182,7 @@ class _Shim:
                 cgroup.remove(self.group)
                 os.unlink(self.run.script)  # tells that nothing of the step lives
                 return 0
+            self._keep_time()
             self._pursue()
             self._listen()
 
@@ -208,6 +218,9 @@ class _Shim:
             cgroup.remove(self.group)
             fence(self.run)
             return False
+        if self.spec.get("limit"):
+            self.ends = record["ends"] = time.monotonic() + self.spec["limit"]
+            self.warn_at = self.ends - self.spec["before"] if self.spec["signal"] else None
         write_durably(self.run.started, record)
         fsync_dir(os.path.dirname(self.run.root))
         os.write(gate_in, b"!")
@@ -259,7 +272,12 @@ class _Shim:
         """The script is over: say so on disk before anyone is told, whatever the disk is like."""
         ended_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         self.code = 128 + ended_by if ended_by else os.WEXITSTATUS(status)
-        record = {"code": self.code, "stopped": self.stopped, "why": self._why() if self.code else ""}
+        record = {
+            "code": self.code,
+            "stopped": self.stopped,
+            "why": self._why() if self.code else "",
+            "expired": self.expired,
+        }
         while True:
             try:
                 write_durably(self.run.exit, record)
@@ -283,7 +301,7 @@ class _Shim:
 
     def _suspicion(self) -> str:
         """What the machine knows about a failure: the cause that the exit code doesn't tell; or nothing."""
-        if not self.stopped and _oom_kills() > self.oom_kills:
+        if not (self.stopped or self.expired) and _oom_kills() > self.oom_kills:
             if self.code == 128 + signal.SIGKILL:
                 return "out of memory: the kernel killed a process to get some"
             return "meanwhile the kernel killed a process of this machine to get memory"
@@ -322,6 +340,34 @@ class _Shim:
         lodgers = set(filter(self._lodges, _children()))
         proc.signal_all(proc.descendants([os.getpid()], but=lodgers), number)
 
+    def _keep_time(self) -> None:
+        """At the time limit the script ends as at a stop; some time before it gets the signal."""
+        if self.ends is None or self.code is not None or self.deadline is not None:
+            return
+        if self.warn_at is not None and time.monotonic() >= self.warn_at:
+            self.warn_at = None
+            self._warn(getattr(signal, "SIG" + self.spec["signal"]))
+        if time.monotonic() >= self.ends:
+            self.expired = True
+            self._end(float(self.spec["grace"]))
+
+    def _warn(self, number: int) -> None:
+        """Signal those that expect it: it ends nobody who doesn't."""
+        lodgers = set(filter(self._lodges, _children()))
+        everybody = proc.descendants([os.getpid()], but=lodgers)
+        proc.signal_all([entry for entry in everybody if proc.expects(entry.pid, number)], number)
+
+    def _time_left(self) -> Optional[float]:
+        """Seconds until the next thing to do that nobody tells of; None: there is none."""
+        if self.deadline is not None:
+            left = max(STUCK_AGAIN if self.stuck else KILL_AGAIN, self.deadline - time.monotonic())
+            # No signal tells of the end of a container.
+            return min(left, containers.AGAIN) if containers.used(self.run) else left
+        if self.ends is None or self.code is not None:
+            return None
+        next_at = self.ends if self.warn_at is None else self.warn_at
+        return max(0.0, next_at - time.monotonic())
+
     def _pursue(self) -> None:
         """Past the grace time everything is killed, round by round until nothing is left."""
         if self.deadline is None or time.monotonic() < self.deadline:
@@ -345,16 +391,11 @@ class _Shim:
         self.stuck = note_stuck(self.run, [*found, *(s for s in others if s is not None and s.lives)])
 
     def _listen(self) -> None:
-        """Wait for a child's end, a word from the node agent, or the time to kill."""
-        if self.deadline is None:
-            word = signal.sigwaitinfo(WORDS).si_signo
-        else:
-            left = max(STUCK_AGAIN if self.stuck else KILL_AGAIN, self.deadline - time.monotonic())
-            if containers.used(self.run):
-                left = min(left, containers.AGAIN)  # no signal tells of their end
-            found = signal.sigtimedwait(WORDS, left)
-            word = found.si_signo if found else 0
-        if word == signal.SIGTERM and not self.stopped:
+        """Wait for a child's end, a word from the node agent, or the time to do something."""
+        left = self._time_left()
+        found = signal.sigwaitinfo(WORDS) if left is None else signal.sigtimedwait(WORDS, left)
+        word = found.si_signo if found else 0
+        if word == signal.SIGTERM and not (self.stopped or self.expired):
             self.stopped = self.code is None
             self._end(float(self.spec["grace"]))
         elif word == signal.SIGUSR1 and not self.over:

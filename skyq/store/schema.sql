@@ -50,6 +50,8 @@ CREATE TABLE jobs (
     awaits              TEXT NOT NULL DEFAULT '[]',  -- JSON: nodes that a lost attempt may still run on
     after               TEXT NOT NULL DEFAULT '[]',  -- JSON: [[job id, "ok" | "any" | "failed"], ...]
     held                TEXT NOT NULL DEFAULT '',    -- by whom, since when
+    array               TEXT NOT NULL DEFAULT '',    -- JSON: [first id, count, how many at once]; '': it came alone
+    time_limit          TEXT NOT NULL DEFAULT '[0,"",0,0]',  -- JSON: [seconds, signal, seconds before, grace]
     overtaken           REAL,                  -- seconds since a later job first started where this might have
     rev                 INTEGER NOT NULL,      -- grows with every change of any row
     spec                TEXT NOT NULL,         -- JSON; last, so that reading the rest skips it
@@ -128,4 +130,4 @@ BEGIN
     SELECT RAISE(ABORT, 'a device is quarantined');
 END;
 
-PRAGMA user_version = 4;
+PRAGMA user_version = 5;

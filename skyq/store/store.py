@@ -15,19 +15,20 @@ from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Opt
 
 from skyq.core import states
 from skyq.core.errors import StoreError
-from skyq.core.model import Device, Grant, Job, Node, Quarantine, Reach, Recovery, Request
+from skyq.core.model import Array, Device, Grant, Job, Node, Quarantine, Reach, Recovery, Request, TimeLimit
 from skyq.core.paths import ClusterDir
 from skyq.store.journal import Entry, Journal
 from skyq.store.place import refuse_planted
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 BUSY_TIMEOUT = 60.0  # seconds; a transaction lasts milliseconds, so whoever waits longer has a bug to report
 
 _COLUMNS = (
     "id, uuid, name, user, state, submitted_at, started_at, ended_at, num_nodes, alternatives, priority, "
     "attempt, alternative, cancel_requested_at, reason, exit_codes, has_setup, cpus_shown, task_id, pids, "
     "grants, setup_on, rev, recovery, failures, losses, awaits, overtaken, after, "
-    "held"
+    "held, array, "
+    "time_limit"
 )
 _UPGRADES = {
     1: (
@@ -59,6 +60,10 @@ _UPGRADES = {
         "WHERE node = NEW.node AND device = NEW.device) "
         "BEGIN SELECT RAISE(ABORT, 'a device is quarantined'); END",
     ),
+    4: (
+        "ALTER TABLE jobs ADD COLUMN array TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE jobs ADD COLUMN time_limit TEXT NOT NULL DEFAULT '[0,\"\",0,0]'",
+    ),
 }
 """What takes a database from a version to the next one. Nothing is lost."""
 _OF_ATTEMPT = (
@@ -70,7 +75,7 @@ PAUSED = "paused"
 """The setting that lets nothing start: by whom, since when."""
 _WHOLE = ("nodes", "meta", "owed_logs", "quarantine")
 """Small tables: the journal has all of one where anything of it changed."""
-_PASSING = frozenset({"trouble", "since", "node_seen", "ungrouped", "strangers_seen"})
+_PASSING = frozenset({"trouble", "since", "node_seen", "ungrouped", "ends", "strangers_seen"})
 """Settings that change often, and are found out again by themselves."""
 _UNFINISHED = "state IN ('PENDING', 'SETTING_UP', 'RUNNING')"
 
@@ -91,6 +96,11 @@ class NewJob(NamedTuple):
     """JSON; opaque here."""
     recovery: Recovery = Recovery()
     after: Tuple[Tuple[int, str], ...] = ()
+    id: Optional[int] = None
+    """Of one that is submitted with others; None: the next one."""
+    array: Optional[Array] = None
+    task_id: str = ""
+    time_limit: TimeLimit = TimeLimit()
 
 
 class OwedLog(NamedTuple):
@@ -258,6 +268,14 @@ class Store:
         with _told(self.path):
             return dict(self._db.execute("SELECT id, state FROM jobs WHERE id IN (%s)" % wanted))
 
+    def ids_between(self, ids: range) -> List[int]:
+        """Of the jobs that there are in it, the least first."""
+        with _told(self.path):
+            found = self._db.execute(
+                "SELECT id FROM jobs WHERE id >= ? AND id < ? ORDER BY id", (ids.start, ids.stop)
+            )
+            return [int(row[0]) for row in found]
+
     def latest(self, user: Optional[str] = None, state: Optional[str] = None) -> Optional[Job]:
         """The job with the highest id, of that user and in that state if given."""
         return next(
@@ -305,6 +323,12 @@ class Store:
 
     # Jobs, written. Within a transaction.
 
+    def next_id(self) -> int:
+        """Of the job that is submitted next."""
+        with _told(self.path):
+            found = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'jobs'").fetchone()
+        return int(found[0]) + 1 if found else 1
+
     def submit(self, new: NewJob) -> int:
         """The id of the new job; of the same one when this submit is a repeated one."""
         found = self.job_of(new.uuid)
@@ -322,9 +346,14 @@ class Store:
             "cpus_shown": new.cpus_shown,
             "recovery": _dump(new.recovery),
             "after": _dump(new.after),
+            "array": _dump(new.array) if new.array else "",
+            "task_id": new.task_id,
+            "time_limit": _dump(new.time_limit),
             "rev": self.rev() + 1,
             "spec": new.spec,
         }
+        if new.id is not None:
+            row["id"] = new.id
         job_id = self._insert("jobs", row)
         assert job_id is not None
         self._touch("jobs", job_id)
@@ -607,10 +636,25 @@ def _recovery(text: str) -> Recovery:
     return Recovery(retries, tuple(codes), requeue)
 
 
+@functools.lru_cache(maxsize=256)
+def _time_limit(text: str) -> TimeLimit:
+    return TimeLimit(*json.loads(text))
+
+
 @functools.lru_cache(maxsize=4096)
 def _alternatives(text: str) -> Tuple[Request, ...]:
     """Equal requests become one object: 10,000 waiting jobs ask for a handful of different things."""
     return tuple(Request(*fields) for fields in json.loads(text))
+
+
+@functools.lru_cache(maxsize=4096)
+def _after(text: str) -> Tuple[Tuple[int, str], ...]:
+    return tuple((job_id, kind) for job_id, kind in json.loads(text))
+
+
+@functools.lru_cache(maxsize=4096)
+def _array(text: str) -> Optional[Array]:
+    return Array(*json.loads(text)) if text else None
 
 
 @functools.lru_cache(maxsize=4096)
@@ -644,6 +688,8 @@ _READ: Dict[str, Any] = {
     "pids": json.loads,
     "grants": _grants,
     "recovery": _recovery,
-    "after": lambda text: tuple((job_id, kind) for job_id, kind in json.loads(text)),
+    "after": _after,
+    "array": _array,
+    "time_limit": _time_limit,
 }
 _READ_AT = {at: _READ[name] for at, name in enumerate(_COLUMNS.split(", ")) if name in _READ}

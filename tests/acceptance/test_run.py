@@ -272,6 +272,7 @@ def test_it_outlives_dispatcher_and_node_agent(queue: LocalQueue, typed: Typed) 
         (["run"], "Missing argument 'CLUSTER'."),
         (["run", "local", "-d"], "skyq run takes no -d: "),
         (["run", "local", "--num-nodes", "2"], "skyq run takes no --num-nodes: it runs on one node"),
+        (["run", "local", "--array", "0-9"], "skyq run takes no --array: it is one job"),
         (["run", "local", "--frob"], "No such option: --frob"),
     ],
 )
@@ -296,3 +297,12 @@ def test_it_can_not_be_run_again_without_a_terminal(queue: LocalQueue) -> None:
     result = queue.run("rerun", "local", "1")
 
     assert result.code == 1 and re.search("Job 1 had a terminal.*skyq run local", result.err)
+
+
+def test_its_time_limit_ends_it_and_the_terminal_says_so(queue: LocalQueue, typed: Typed) -> None:
+    screen = typed("run", "local", "--gpus", "H100:1", "--time", "2s", *SHELL)
+    screen.expect("here> ")
+
+    assert screen.ended() == 100
+    assert "time limit" in screen.screen
+    assert "time limit" in queue.wait(1)["reason"]

@@ -239,6 +239,8 @@ def test_the_end_leaves_the_home_as_it_was(there: Landing, home: Path) -> None:
     there.ask("claim", CLAIM)
     there.ask("authorize", AUTHORIZE)
     (home / ".skyq/nodes/lab.0123/run").mkdir(parents=True)
+    (home / ".skyq/home-token.01234567.new").touch()  # somebody was killed
+    os.utime(home / ".skyq/home-token.01234567.new", (1e9, 1e9))
 
     there.ask("leave", {"cluster": "lab", "id": "1", "end": True})
 

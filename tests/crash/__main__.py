@@ -75,7 +75,8 @@ class Walk:
             app = self.app if LOCAL[name].unpacked else None
             return LocalWorld(folder, self.program, app, self.newer)
         with self._lock:
-            lab = self._labs.pop() if self._labs else LabWorld(folder.with_suffix(".lab"), self.pyz)
+            free = self._labs.pop() if self._labs else None
+            lab = free or LabWorld(folder.with_suffix(".lab"), self.pyz, self.newer)
         return lab.reset(folder)
 
     def close(self) -> None:

@@ -9,12 +9,12 @@ import shutil
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 
-from tests.cluster import GRACE
+from tests.cluster import GRACE, LocalQueue
 from tests.crash.check import Expected, Seen, strangers
 from tests.crash.local import DONE, FILES, LOST, WHOLE
 from tests.crash.trace import Point, Trace
@@ -23,7 +23,8 @@ from tests.faults.truth import Truth
 from tests.lab import Host, Lab
 from tests.lab.disk import give
 from tests.lab.traits import UID
-from tests.ssh.remote import Remote, commands
+from tests.ssh.remote import LAUNCHER, Remote, commands
+from tests.ssh.test_upgrade import NEWER
 from tests.waiting import wait_until
 
 BOTH = ("--num-nodes", "2", "--gpus", "H100:1")
@@ -38,6 +39,7 @@ KNOWN = (
     r"tmp/skyq-host\.(claim|shims)",
 )
 KNOWN_ON_HEAD = (
+    r"skyq/bin/skyq\.[0-9a-f]{8}\.new",  # the dispatcher, when it sees to the crontab
     r"skyq/clusters/lab(/(queue\.db(-wal|-shm)?|journal|tick\.lock|founding\.lock|dispatcher\.(log|sock)|ticked))?",
     r"skyq/clusters/lab/ssh(/(id_ed25519(\.pub)?|known_hosts))?",
     r"skyq/clusters/lab/(secrets|run|work|logs|wrappers(/wrapper\.py|/\w+(/\w+)?)?)",
@@ -48,8 +50,10 @@ KNOWN_ON_HEAD = (
 class LabWorld(World):
     """A client, and bare hosts, as often as wanted."""
 
-    def __init__(self, folder: Path, program: Path) -> None:
+    def __init__(self, folder: Path, program: Path, newer: Callable[[], Path]) -> None:
+        """`newer`: makes a newer skyq.pyz, or has it."""
         super().__init__()
+        self._newer = newer
         self.lab = Lab(folder, 2, 4, program=program)
         self.lab.up()
         self.keys = {node.name: node.read("/home/ada/.ssh/authorized_keys") for node in self.lab.nodes}
@@ -89,6 +93,11 @@ class LabWorld(World):
             (host.home / "truth").mkdir()
             give(host.home / "truth")
 
+    def upgrade(self) -> None:
+        """The user has a newer skyq.pyz from now on."""
+        shutil.copy(self._newer(), self.cluster.client.home / "newer.pyz")
+        self.cluster.program = ["python3", "newer.pyz"]
+
     def type(self, *words: str) -> str:
         """A command of the user's that must succeed."""
         result = self.cluster.ok(*words)
@@ -104,7 +113,7 @@ class LabWorld(World):
         environment = {"HOME": "/home/ada", "USER": "ada", "LOGNAME": "ada", "SHELL": "/bin/bash"}
         environment.update(PATH="/usr/local/bin:/usr/bin:/bin", LANG="C.UTF-8", SKYQ_GRACE_S=GRACE)
         as_ada = ["setpriv", "--reuid=%d" % UID, "--regid=%d" % UID, "--init-groups", "--"]
-        argv = [*client.prefix, *as_ada, "sh", "-c", 'cd && exec "$@"', "sh", "skyq", *words]
+        argv = [*client.prefix, *as_ada, "sh", "-c", 'cd && exec "$@"', "sh", *self.cluster.program, *words]
         trace.start(argv, environment)
         return trace.until_ended(), trace.said()
 
@@ -125,6 +134,8 @@ class LabWorld(World):
     def go_on(self) -> None:
         """The same command as before makes of whatever there is a cluster, and a job runs on all of it."""
         self.age()
+        if any(list((host.home / ".skyq").rglob("*.new")) for host in self.lab.nodes):
+            self.type("add", "lab", "node0", "node1")  # the next contact removes them
         script = Truth.script("echo $id >>~/truth/ends")
         files = ["--workdir", "project"] if (self.cluster.client.home / "project").exists() else []
         words = ["exec", "lab", "-n", LATEST, "--num-nodes", "2", "--gpus", "H100:4", *files, script]
@@ -140,6 +151,8 @@ class LabWorld(World):
                     names[:] = [name for name in names if name != "app"]
                     for name in (*names, *files):
                         os.utime(Path(folder, name), (old, old), follow_symlinks=False)
+            for path in host.home.glob("sky_workdir.*"):
+                os.utime(path, (old, old), follow_symlinks=False)
 
     def see(self) -> Seen:
         """All that the check needs."""
@@ -153,7 +166,7 @@ class LabWorld(World):
             rows,
             starts,
             [int(line) for line in set(self._lines(self.head, "ends"))],
-            [line for node in self.lab.nodes for line in self._lines(node, "violations")],
+            [line for node in self.lab.nodes for line in self._told(node)],
             [words for node in self.lab.nodes for words in self.cluster.alive(node.name)],
             {row.id: self.log_of(row, "0-head.log") for row in rows},
             in_use,
@@ -161,6 +174,14 @@ class LabWorld(World):
             [name for host in self.lab.hosts.values() for name in self._strange(host)],
             self.notes(),
         )
+
+    def _told(self, node: Host) -> Iterator[str]:
+        """What its jobs found wrong; and if the upgrade has left it out, but for what may fail twice."""
+        yield from self._lines(node, "violations")
+        said = re.findall(r"^%s: .*" % node.name, "\n".join(self.said.values()), re.MULTILINE)
+        renewed = len(self.cluster.program) > 1 and all("skyq can't run there" in line for line in said)
+        if renewed and (version := node.run([LAUNCHER, "--version"]).stdout.strip()) != "skyq " + NEWER:
+            yield "%s has %s" % (node.name, version)
 
     def _lines(self, node: Host, name: str) -> list[str]:
         path = node.home / "truth" / name
@@ -218,8 +239,12 @@ class Remotely(Operation):
             trace.attach(_sshd(world.lab.host(self.at)))
             code, said = world.submit(self.words())
         self.heard(world, trace, code, said)
+        self.then(world, trace)
         if not self.refused and not trace.hit:
             world.settle()
+
+    def then(self, world: LabWorld, trace: Trace) -> None:
+        """What comes after the submit."""
 
     def expected(self, world: LabWorld, hit: Point | None) -> dict[str, Expected]:
         """Of each job."""
@@ -284,6 +309,46 @@ class CopyWorker(Copy):
     name, roles, at = "copy-worker", ("agent", "shim"), "node1"
 
 
+class UpgradeClient(Remotely):
+    """A newer skyq submits where an older one's job runs on both hosts."""
+
+    name, roles, at = "upgrade-client", ("command",), "client"
+
+    def prepare(self, world: LabWorld) -> None:
+        script = Truth.script(LocalQueue.until_open("truth/gate") + "; echo $id >>~/truth/ends")
+        world.type("exec", "lab", "-d", "-n", "former", *BOTH, script)
+        for node in world.lab.nodes:
+            wait_until((node.home / "truth" / "starts").exists, "it has begun", evidence=world.evidence)
+        world.upgrade()
+
+    def then(self, world: LabWorld, trace: Trace) -> None:
+        if not trace.hit:
+            self._open_gate(world)
+
+    def retry(self, world: LabWorld) -> None:
+        world.type("queue", "lab")
+        self._open_gate(world)
+
+    def _open_gate(self, world: LabWorld) -> None:
+        for node in world.lab.nodes:
+            (node.home / "truth" / "gate").touch()
+
+    def expected(self, world: LabWorld, hit: Point | None) -> dict[str, Expected]:
+        return {**super().expected(world, hit), "former": Expected([], True, {"SUCCEEDED": [0, 0]})}
+
+
+class UpgradeHead(UpgradeClient):
+    """The same, as the head sees it."""
+
+    name, roles, at = "upgrade-head", ("landing", "setup", "head", "dispatcher"), "node0"
+
+
+class UpgradeWorker(UpgradeClient):
+    """As the worker sees it."""
+
+    name, roles, at = "upgrade-worker", ("landing", "setup", "agent"), "node1"
+
+
 def _sshd(host: Host) -> int:
     """The pid of the listening one."""
     found = [process.pid for process, words in commands(host) if words.startswith("sshd: /")]
@@ -291,5 +356,8 @@ def _sshd(host: Host) -> int:
     return found[0]
 
 
-EVERY: tuple[type[Remotely], ...] = (Bootstrap, Land, LandWorker, Copy, CopyWorker)
+EVERY: tuple[type[Remotely], ...] = (
+    *(Bootstrap, Land, LandWorker, Copy, CopyWorker),
+    *(UpgradeClient, UpgradeHead, UpgradeWorker),
+)
 REMOTE: dict[str, type[Remotely]] = {each.name: each for each in EVERY}

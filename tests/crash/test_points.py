@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import NO_LAB
 from tests.crash.__main__ import Walk
+from tests.crash.remote import REMOTE
 from tests.crash.trace import why_not
+from tests.lab.possible import why_not as why_no_lab
 
 SAMPLE = {
     ("first", "full"): [r"command \d+ mkdir .*/app/\.new-\w+-cpython[^/]*$"],
@@ -40,6 +43,7 @@ SAMPLE = {
     ("stop", "kill"): [r"agent \d+ (kill|pidfd_send_signal) ", r"dispatcher \d+ fdatasync .*\.db-wal"],
     ("cancel", "kill"): [r"command \d+ fdatasync .*\.db-wal"],
     ("upgrade", "kill"): [r"command \d+ rename .*/app/", r"command \d+ fdatasync .*\.db-wal"],
+    ("upgrade-worker", "kill"): [r"setup \d+ rename .*/bin/skyq$", r"agent \d+ execve "],
 }
 """(operation, what happens) → where. Of several points that fit it is the last one of a command, which does
 the same each time, and the first one of a dispatcher, which does as much as time allows."""
@@ -56,6 +60,8 @@ def walk(tmp_path_factory: pytest.TempPathFactory, session_dir: Path) -> Iterato
 
 @pytest.mark.parametrize(("operation", "kind"), SAMPLE)
 def test_all_recovers_from_a_crash_at(walk: Walk, operation: str, kind: str) -> None:
+    if operation in REMOTE and (reason := why_no_lab()):
+        pytest.skip(NO_LAB + reason)
     points = walk.points(operation)
     for pattern in SAMPLE[operation, kind]:
         fitting = [point for point in points if re.match(pattern, str(point))]

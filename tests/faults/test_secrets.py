@@ -151,6 +151,31 @@ def test_a_job_whose_secrets_are_lost_fails_alone(queue: LocalQueue) -> None:
     queue.wait(other, "SUCCEEDED")
 
 
+@pytest.mark.parametrize("left", ["nothing", "a folder", "no JSON", "no secrets"])
+def test_a_job_that_runs_goes_on_when_its_secrets_are_lost(queue: LocalQueue, left: str) -> None:
+    """The next dispatcher can't tell what it would start, but asks the node for what it has."""
+    script = "touch ~/runs; %s; echo ${#TOKEN}; exit 7" % queue.until_open()
+    job = queue.submit("--gpus", "H100:4", "--secret", "TOKEN", script, env={"TOKEN": "xyz"})
+    queue.until((queue.user_home / "runs").exists, "the job runs")
+    other = queue.submit("--gpus", "H100:4", "touch ~/other")
+    kill(queue.dispatcher())
+    (path,) = (queue.state_dir / "secrets").iterdir()
+    path.unlink()
+    if left == "a folder":
+        path.mkdir()
+    elif left != "nothing":
+        path.write_text("x" if left == "no JSON" else "[1]")
+    queue.ok("tick", "local")
+    queue.dispatcher()
+    queue.ok("status")
+    assert queue.states() == {job: "RUNNING", other: "PENDING"}
+
+    queue.open_gate()
+    assert queue.wait(job, "FAILED")["reason"] == "exit code 7"
+    assert queue.log(job) == "3\n"
+    queue.wait(other, "SUCCEEDED")
+
+
 EVIL = (
     "$(touch canary)",
     "`touch canary`",

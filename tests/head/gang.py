@@ -22,7 +22,7 @@ import psutil
 
 from skyq.core import states
 from skyq.core.errors import Unreachable
-from skyq.core.model import UNIT, Device, Job, Node, Reach, Recovery, Request, Task
+from skyq.core.model import UNIT, Device, Job, Node, Reach, Recovery, Request, Task, TimeLimit
 from skyq.core.paths import ClusterDir, RunDir
 from skyq.head import dispatcher, links, specs
 from skyq.head.head import Head
@@ -35,6 +35,7 @@ from tests.waiting import PATIENCE, wait_until
 
 GIVE_UP = 2.0  # seconds, instead of 45
 ONCE = Recovery()
+FOR_EVER = TimeLimit()
 RETRY_LAST = 0.2  # seconds, instead of 5
 
 
@@ -90,6 +91,7 @@ class Cluster:
         setup: str | None = None,
         uuid: str = "",
         recovery: Recovery = ONCE,
+        limit: TimeLimit = FOR_EVER,
     ) -> str:
         """The uuid of the new job."""
         self.submitted += 1
@@ -100,6 +102,7 @@ class Cluster:
             *(uuid, None, "me", time.time(), nodes, task.alternatives, 0, setup is not None, ""),
             specs.stored(task),
             recovery,
+            time_limit=limit._replace(grace=specs.grace()),
         )
         with self.store.transaction():
             self.store.submit(new)

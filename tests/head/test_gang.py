@@ -8,7 +8,8 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from skyq.core.model import Recovery
+from skyq.core.model import ENDING, Recovery, TimeLimit
+from skyq.head import limits, specs
 from skyq.head.head import Head
 from tests.head.gang import Cluster
 from tests.waiting import wait_until
@@ -273,3 +274,27 @@ def test_the_log_of_a_rank_that_a_new_dispatcher_only_had_to_stop_still_comes(
         "all of it is here",
         evidence=cluster.evidence,
     )
+
+
+def test_a_gang_ends_at_its_limit_also_where_nobody_can_tell_it_to(make: Make) -> None:
+    """A rank on a node that can't be reached counts by itself."""
+    cluster = make(2)
+    job = cluster.submit("trap 'exit 0' TERM; while :; do sleep 0.05; done", nodes=2, limit=TimeLimit(6))
+    cluster.wait(job, "RUNNING")
+    wait_until(lambda: os.path.exists(cluster.run_dir(1, job, "run-1").started), "rank 1 runs")
+    cluster.cut(1)
+    wait_until(lambda: os.path.exists(cluster.run_dir(1, job, "run-1").exit), "it has ended")
+    cluster.heal(1)
+
+    assert cluster.wait(job, "FAILED").reason == "time limit of 6s reached"
+
+
+def test_what_a_lost_node_has_told_of_its_limit_is_forgotten_until_it_tells_it_again(make: Make) -> None:
+    cluster = make(2)
+    job = cluster.submit("sleep 600", nodes=2, limit=TimeLimit(3600))
+    wait_until(lambda: limits.read(cluster.store), "it is known when it ends", evidence=cluster.evidence)
+    assert 3500 < limits.read(cluster.store)[cluster.job(job).id] <= 3600 + specs.grace() + ENDING
+    cluster.cut(1)
+    wait_until(lambda: not limits.read(cluster.store), "it isn't", evidence=cluster.evidence)
+    cluster.heal(1)
+    wait_until(lambda: limits.read(cluster.store), "it is again", evidence=cluster.evidence)

@@ -46,7 +46,7 @@ def test_a_queue_of_the_first_schema_goes_on_with_its_jobs(tmp_path: Path) -> No
 def _first_schema() -> str:
     """The schema without what later versions added."""
     text = (Path(store.__file__).parent / "schema.sql").read_text()
-    newer = "reach|setup_on|removed|recovery|failures|losses|awaits|overtaken|after|held"
+    newer = "reach|setup_on|removed|recovery|failures|losses|awaits|overtaken|after|held|array|time_limit"
     text = re.sub(r"(?m)^    (%s) .*\n" % newer, "", text)
     text = re.sub(r"(?s)CREATE TABLE (owed_logs|attempts|quarantine).*?;\n", "", text)
     text = re.sub(r"(?s)CREATE TRIGGER never_quarantined.*?END;\n", "", text)

@@ -42,6 +42,10 @@ def _ids(world: World) -> Iterator[str]:
             yield "%s was acknowledged as job %d, which is %s" % (job.token, job.job_id, now)
         if rows[job.token] > 1:
             yield "%s is in the queue %d times" % (job.token, rows[job.token])
+    for name, count in Counter(name.rpartition("-")[0] for name in rows if "-" in name).items():
+        wanted = sum(job.token.rpartition("-")[0] == name for job in world.jobs)
+        if count != wanted:
+            yield "of the array %s %d of %d jobs are in the queue" % (name, count, wanted)
     yield from ("%s was never submitted" % token for token in rows.keys() - {job.token for job in world.jobs})
 
 

@@ -5,34 +5,34 @@ from __future__ import annotations
 import hashlib
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 TRUTH = "/var/tmp/truth"
 """A folder on each node: `log`, a line per event, and `locks`, held by all that lives of a job. Not in the
 home, whose disk may be full."""
 
 _SCRIPT = """\
-t=/var/tmp/truth; mkdir -p $t/locks
+me=@token@${SKYQ_ARRAY_INDEX:+-$SKYQ_ARRAY_INDEX} t=/var/tmp/truth; mkdir -p $t/locks
 say() { echo "$*" >>$t/log; }
 r=${SKYPILOT_NODE_RANK:-0} a=$SKYQ_ATTEMPT
-say start @token@ $r $a
-printf %s @token@.$r.$a >/proc/self/comm
+say start $me $r $a
+printf %s $me.$r.$a >/proc/self/comm
 lock() { exec {fd}>>$t/locks/$1 && flock -xn $fd; }
-lock @token@.$r || say twice @token@ $r $a
+lock $me.$r || say twice $me $r $a
 for d in ${CUDA_VISIBLE_DEVICES//,/ }; do
-    if [ @half@ = yes ]; then lock $d.a || lock $d.b || say double @token@ $d
-    else { lock $d.a && lock $d.b; } || say double @token@ $d; fi
+    if [ @half@ = yes ]; then lock $d.a || lock $d.b || say double $me $d
+    else { lock $d.a && lock $d.b; } || say double $me $d; fi
 done
-[ @files@ = no ] || [ "$(cat part? | sha256sum)" = "@files@  -" ] || say wrong-files @token@ $r $a
+[ @files@ = no ] || [ "$(cat part? | sha256sum)" = "@files@  -" ] || say wrong-files $me $r $a
 @habit@
 set -o pipefail
 for ((i = 1; i <= @lines@; i++)); do
-    echo "$i @token@ $r" || say unwritten @token@ $r $a
+    echo "$i $me $r" || say unwritten $me $r $a
     sleep @pause@
 done
-{ @bulk@; } || say unwritten @token@ $r $a
+{ @bulk@; } || say unwritten $me $r $a
 code=@code@; [ $a -le @failures@ ] || code=0
-say end @token@ $r $a $code
+say end $me $r $a $code
 exit $code
 """
 _HABITS = {
@@ -75,6 +75,8 @@ class Job:
     """Whether a cancel was ever sent for it."""
     began: float = 0.0
     """When it was submitted; monotonic."""
+    many: int = 1
+    """How many jobs it is: an array, of which two at most run at once."""
 
     @classmethod
     def any(cls, dice: random.Random, token: str) -> Job:
@@ -92,6 +94,7 @@ class Job:
             setup=dice.choice(["", "", "", "", "", "", "well", "fails"]),
             retries=dice.choice([0, 0, 0, 1, 2]),
             requeue=dice.random() < 0.4,
+            many=dice.choice([1] * 11 + [4]),
             began=time.monotonic(),
         )
 
@@ -100,7 +103,16 @@ class Job:
         """What is typed behind `skyq`, besides flags for the workdir."""
         verb = ["launch", "-c", "lab"] if self.setup else ["exec", "lab"]
         retries = ["--retries", str(self.retries)] if self.retries else []
-        return [*verb, "-d", *retries, *(["--requeue"] if self.requeue else []), self.token + ".yaml"]
+        array = ["--array", "0-%d%%2" % (self.many - 1)] if self.many > 1 else []
+        requeue = ["--requeue"] if self.requeue else []
+        return [*verb, "-d", *retries, *requeue, *array, self.token + ".yaml"]
+
+    @property
+    def each(self) -> list[Job]:
+        """The jobs that it is."""
+        if self.many == 1:
+            return [self]
+        return [replace(self, token="%s-%d" % (self.token, number), many=1) for number in range(self.many)]
 
     @property
     def task(self) -> str:

@@ -39,7 +39,7 @@ class Mark:
     @classmethod
     def read(cls, name: str) -> Mark | None:
         """None: it is no rank's script."""
-        found = re.fullmatch(r"(x\w+)\.(\d+)\.(\d+)", name)
+        found = re.fullmatch(r"(x\w+(?:-\d+)?)\.(\d+)\.(\d+)", name)
         return cls(found[1], int(found[2]), int(found[3])) if found else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import subprocess
 import threading
 import time
@@ -48,6 +49,12 @@ class Shown:
     """Whether it said that this was all."""
 
 
+def _first_id(said: Said) -> int:
+    """Of the jobs that were submitted."""
+    found = re.search(r"IDs: (\d+)-", said.text)
+    return int(found[1]) if found else LocalQueue.job_id(Result((), 0, said.text, ""))
+
+
 class Person:
     """At one client, with a folder of their own."""
 
@@ -90,11 +97,13 @@ class Person:
             words = [*words, "--workdir", self.folder]
         if self.dice.random() < (0.25 if job.files else 0.05):
             patience = self.dice.uniform(0.2, 4.0)
-        self.jobs.append(job)
         self.host.write("/home/ada/%s.yaml" % job.token, job.task)
+        jobs = job.each
+        self.jobs += jobs
         said = self.type(*words, patience=patience)
         if said.code == 0:
-            job.job_id = LocalQueue.job_id(Result((), 0, said.text, ""))
+            for job_id, each in enumerate(jobs, _first_id(said)):
+                each.job_id = job_id
         else:
             self.tell("%s: %s" % (job.token, said.text.strip()[-300:] or "its client was killed"))
 

@@ -210,7 +210,13 @@ def _negative_time(world: World) -> None:
     world.said.append(Said("client", "queue lab", 0, "7  x  ada  -3599 secs ago  RUNNING"))
 
 
+def _half_an_array(world: World) -> None:
+    world.jobs += [Job("x0000004-0"), Job("x0000004-1", cancelled=True)]
+    world.records.append(record(4, "x0000004-1", "CANCELLED", reason="cancelled by ada"))
+
+
 DOCTORED = {
+    "of the array x0000004 1 of 2 jobs are in the queue": _half_an_array,
     "started 2 times in attempt 1": _double_start,
     "started in attempt 2 of 1": _start_of_no_attempt,
     "node1: double x0000001 3": _note("double x0000001 3"),

@@ -53,6 +53,23 @@ def test_the_shim_of_a_step_that_was_asked_for_twice_is_no_orphan(node: Node) ->
     assert first.is_running()
 
 
+def test_a_step_that_shall_not_be_started_is_attached_to_all_the_same(node: Node) -> None:
+    agent, ran = node.agent(), node.file()
+    agent.start(TELL % ran + "sleep 600")
+    pid = agent.hear("running")["pid"]
+    agent.kill()
+
+    agent = node.agent()
+    for step in ("run-0", "run-1"):
+        message = start("echo never", step=step)
+        agent.say({**message, "spec": {"never": "its secrets are lost", "copy": "none"}})
+
+    assert agent.hear("running", step="run-0")["pid"] == pid
+    refused = agent.hear("gone", step="run-1")
+    assert (refused["unstarted"], refused["why"]) == (True, "its secrets are lost")
+    assert len(written(ran)) == 1
+
+
 @pytest.mark.parametrize("ends", [Agent.kill, Agent.leave])
 def test_a_start_that_is_asked_for_again_attaches(node: Node, ends: Callable[[Agent], object]) -> None:
     agent, ran = node.agent(), node.file()

@@ -93,6 +93,8 @@ class Remote:
         self.lab = lab
         self.client = lab.host(client)
         self.name = name
+        self.program = ["skyq"]
+        """What run() starts on clients."""
 
     @property
     def head(self) -> Host:
@@ -127,10 +129,10 @@ class Remote:
     ) -> Result:
         """One command to its end, on the client, or on another host."""
         host = at or self.client
-        program = "skyq" if host in self.lab.clients else LAUNCHER
+        program = self.program if host in self.lab.clients else [LAUNCHER]
         given = {"SKYQ_GRACE_S": GRACE, **(env or {})}
         try:
-            done = host.run([program, *words], env=given, input=input, timeout=timeout)
+            done = host.run([*program, *words], env=given, input=input, timeout=timeout)
         except subprocess.TimeoutExpired as error:
             text = "skyq %s: not within %g s\n%s\n%s" % (" ".join(words), timeout, error.output, error.stderr)
             raise AssertionError("%s\n%s" % (text, self.evidence())) from None

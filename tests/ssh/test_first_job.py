@@ -64,6 +64,22 @@ def test_four_bare_hosts_and_a_pool_are_enough_for_a_job_on_two_nodes(make_clust
     assert (traces(cluster.lab), visits(cluster.lab, "node1")) == before
 
 
+def test_what_is_killed_on_a_host_during_the_first_contact_is_begun_again(make_cluster: Make) -> None:
+    """Head and worker alike: the host is not left out for it."""
+    cluster = make_cluster(2)
+    cluster.pool()
+    for node in cluster.lab.nodes:
+        real = "/usr/local/bin/nvidia-smi"
+        node.root("mv", real, real + ".real")
+        once = "[ -e ~/killed ] || { touch ~/killed; kill -9 $PPID; }"
+        node.write(real, '#!/bin/sh\n%s\nexec %s.real "$@"\n' % (once, real), 0o755)
+
+    first = cluster.ok("exec", "lab", "--num-nodes", "2", "--gpus", "H100:8", "echo rank $SKYPILOT_NODE_RANK")
+
+    assert all((node.home / "killed").exists() for node in cluster.lab.nodes)
+    assert sorted(re.findall(r"rank \d$", first.out, re.MULTILINE)) == ["rank 0", "rank 1"], str(first)
+
+
 def test_the_inventory_of_skypilot_is_read_as_it_is(make_cluster: Make) -> None:
     cluster = make_cluster(2)
     (cluster.client.home / ".skyq" / "pools.yaml").unlink()

@@ -402,3 +402,51 @@ def test_a_rank_that_was_ended_with_the_others_does_not_ask_for_another_attempt(
     course = Course(RUNNING, [], ["run-0", "run-1"], recovery=Recovery(codes=(143,)))
     phases = {"run-0": gone(5), "run-1": gone(143, stopped=True)}
     assert next_verdict(course, phases).again == ""
+
+
+# Time limits.
+
+ONCE = Recovery()
+
+
+def expired(code: int = 143, at: int = GONE) -> Phase:
+    """Its time limit ended it."""
+    return Phase(at, code, expired=True)
+
+
+def limited(*ranks: Phase, recovery: Recovery = ONCE, cancel: str = "") -> Verdict:
+    """Of a running job of these ranks with a limit of 90 minutes."""
+    runs = ["run-%d" % rank for rank in range(len(ranks))]
+    return next_verdict(Course(RUNNING, [], runs, cancel, recovery, limit=5400), dict(zip(runs, ranks)))
+
+
+@pytest.mark.parametrize("code", [0, 1, 137, 143])
+def test_whoever_reaches_its_limit_has_failed_whatever_its_code(code: int) -> None:
+    ended = limited(expired(code))
+    assert ended == Verdict(state="FAILED", reason="time limit of 1h 30m reached", codes=(code,))
+
+
+def test_one_rank_at_its_limit_ends_all() -> None:
+    assert limited(live, expired(at=EXITED)) == Verdict(stop=("run-0",))
+    ended = limited(gone(0, stopped=True), expired())
+    assert (ended.reason, ended.codes) == ("time limit of 1h 30m reached", (137, 143))
+
+
+def test_who_failed_as_others_reached_their_limit_is_named_too() -> None:
+    ended = limited(gone(1), expired())
+    assert (ended.reason, ended.codes) == ("time limit of 1h 30m reached; rank 0: exit code 1", (1, 143))
+
+
+def test_who_has_had_its_time_is_not_run_again() -> None:
+    for recovery in (Recovery(retries=3), Recovery(codes=(143,)), Recovery(requeue=True)):
+        assert (limited(expired(), recovery=recovery).state, limited(expired()).again) == ("FAILED", "")
+
+
+def test_a_setup_has_its_limit_too() -> None:
+    ended = next_verdict(Course(SETTING_UP, [SETUP], [RUN], limit=60), {SETUP: expired()})
+    assert (ended.state, ended.reason) == ("FAILED_SETUP", "setup failed: time limit of 1m reached")
+
+
+def test_a_cancel_after_the_limit_comes_too_late() -> None:
+    assert limited(expired(), cancel="cancelled by me").reason == "time limit of 1h 30m reached"
+    assert limited(gone(143, stopped=True), cancel="cancelled by me").state == "CANCELLED"

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from skyq.core.model import Grant, Holding, Snapshot
+from skyq.core.model import Array, Grant, Holding, Snapshot
 from skyq.core.schedule import STARTING, explain, misfit, plan
 from tests.builders import NOW, AQueue, a_cluster, a_job, a_node, a_request, holding, placed, why
 
@@ -59,6 +59,15 @@ def test_seventy_five_jobs_run_sixteen_at_a_time_in_order():  # [56], [57]
 
 
 # --- devices ----------------------------------------------------------------------------------------------
+
+
+def test_of_an_array_only_so_many_run_at_once_and_the_others_hold_up_nobody():
+    array = Array(1, 4, 2)
+    queue = AQueue(a_cluster(gpus=4), *(a_job(id, array=array) for id in (1, 2, 3, 4)), a_job(9, gpus=2))
+    assert queue.tick() == [1, 2, 9]
+    assert queue.why(3) == "2 of its array may run at once, and do"
+    queue.end(1)
+    assert queue.tick() == [3]
 
 
 def test_whole_devices_take_the_lowest_free_indices():

@@ -7,7 +7,7 @@ from itertools import combinations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skyq.core.model import UNIT, Grant, Holding, Snapshot, Waiting
+from skyq.core.model import UNIT, Array, Grant, Holding, Snapshot, Waiting
 from skyq.core.schedule import STARTING, explain, misfit, plan
 from tests.builders import NOW, AQueue, a_cluster, a_job, a_node, a_request, faults
 
@@ -30,16 +30,17 @@ REQUESTS = st.builds(
     cpus=st.sampled_from([0, 0.5, 1, 3]),
     memory=st.sampled_from([0, 0, 1, 2]),
 )
+ARRAYS = st.sampled_from([None, None, None, Array(1, 9, 1), Array(20, 9, 2)])
 SHAPES = st.tuples(st.sampled_from([1, 1, 1, 2, 3]), st.lists(REQUESTS, min_size=1, max_size=3))
 
 
 @st.composite
 def jobs(draw: st.DrawFn, most: int = 12) -> list[Waiting]:
-    """Waiting jobs of few shapes, so that equal ones compete."""
+    """Waiting jobs of few shapes, so that equal ones compete; some are of arrays."""
     shapes = draw(st.lists(SHAPES, min_size=1, max_size=4))
     picks = draw(st.lists(st.tuples(st.sampled_from(shapes), st.sampled_from([0, 0, 0, 5])), max_size=most))
     return [
-        a_job(id, nodes=num_nodes, either=requests, priority=priority)
+        a_job(id, nodes=num_nodes, either=requests, priority=priority, array=draw(ARRAYS))
         for id, ((num_nodes, requests), priority) in enumerate(picks, start=1)
     ]
 
@@ -57,7 +58,10 @@ GRANTS = st.builds(
     memory=st.sampled_from([0, 1024]),
 )
 HOLDINGS = st.lists(st.lists(GRANTS, max_size=3), max_size=4).map(
-    lambda all_grants: tuple(Holding(100 + id, tuple(grants)) for id, grants in enumerate(all_grants))
+    lambda all_grants: tuple(
+        Holding(100 + id, tuple(grants), array=Array(1, 9, 1) if id == 3 else None)
+        for id, grants in enumerate(all_grants)
+    )
 )
 SNAPSHOTS = st.builds(Snapshot, CLUSTERS, HOLDINGS, jobs().map(tuple))
 
@@ -88,7 +92,8 @@ def test_a_plan_depends_on_nothing_but_the_snapshot(snapshot, random):
 def test_of_equal_jobs_the_later_never_starts_before_the_earlier(snapshot):
     starting = {start.job for start in plan(snapshot, NOW).starts}
     for first, second in combinations(snapshot.waiting, 2):  # ids grow
-        if (first.num_nodes, first.alternatives) == (second.num_nodes, second.alternatives):
+        same = (first.num_nodes, first.alternatives, first.array)
+        if same == (second.num_nodes, second.alternatives, second.array):
             assert second.id not in starting or first.id in starting or second.priority > first.priority
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from skyq.core.errors import ProtocolError
-from skyq.core.model import Git, Recovery, Request, Task
+from skyq.core.model import Batch, Git, Recovery, Request, Task, TimeLimit
 from skyq.core.wiretask import packed, unpacked
 
 WHOLE = Task(
@@ -23,7 +23,9 @@ WHOLE = Task(
     file_mounts={"data": "~/data"},
     cpus_shown="4+",
     recovery=Recovery(3, (33,), True),
+    time_limit=TimeLimit(7200, "USR1", 60),
     warnings=("ports: ignored",),
+    batch=Batch((0, 2), (("lr", ("1e-3", "3e-3")),), 8),
 )
 
 
@@ -46,7 +48,15 @@ def test_what_an_older_side_does_not_say_is_as_if_nothing_was_said() -> None:
 
 
 @pytest.mark.parametrize(
-    "message", [{"alternatives": 5}, {"alternatives": [5]}, {"git": "x"}, {"warnings": 1}]
+    "message",
+    [
+        {"alternatives": 5},
+        {"alternatives": [5]},
+        {"git": "x"},
+        {"warnings": 1},
+        {"batch": 3},
+        {"batch": {"sweeps": [3]}},
+    ],
 )
 def test_what_is_no_task_is_refused(message: dict[str, object]) -> None:
     with pytest.raises(ProtocolError):
