@@ -118,11 +118,14 @@ class Line:
         return {fd for fd, _ in poll.poll(None if timeout is None else timeout * 1000)}
 
     def _push(self) -> None:
-        while self._outbox:
-            taken = self.channel.write(bytes(self._outbox[: protocol.FRAME_LIMIT]))
-            if not taken:
-                return
-            del self._outbox[:taken]
+        try:
+            while self._outbox:
+                taken = self.channel.write(bytes(self._outbox[: protocol.FRAME_LIMIT]))
+                if not taken:
+                    return
+                del self._outbox[:taken]
+        except (OSError, Unreachable):
+            self._outbox.clear()  # it has ended: its last words are still to be read
 
     def _hear(self, visitor: Visitor) -> Ended | None:
         try:

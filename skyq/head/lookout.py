@@ -12,9 +12,13 @@ from typing import Dict, FrozenSet, Iterable, List, Mapping, Optional, Set, Tupl
 from skyq.core.logtext import plain
 from skyq.core.model import Node, Stranger
 from skyq.core.protocol import Message
-from skyq.head.board import Board
-from skyq.head.links import CONNECTING, Link
+from skyq.head.links import CONNECTING
 from skyq.store.store import Store
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from skyq.head.board import Board
+    from skyq.head.links import Link
 
 RULE = "strangers"
 """The setting: SKIP, or IGNORE."""

@@ -27,7 +27,10 @@ from skyq.transport.aside import short_name
 
 HUNG_UP = 128 + signal.SIGHUP  # exit status where nobody was or is there
 OPENING = 10.0  # seconds for a visitor to say what it has
-PARTING = 5.0  # seconds between the visitor's loss, or its full window, and the end
+PARTING = 5.0  # seconds between the visitor's loss and the end
+FLUSH = (
+    60.0  # seconds in which the visitor takes at least something of what it lacks when the script has ended
+)
 NUDGE = 0.5  # seconds after a cancel in which a program may end by itself before a shell is hung up on
 REST = 1024 * 1024  # bytes that are shown of what was written when the script ended
 GLANCE = 0.1  # seconds between looks at what no descriptor tells of
@@ -289,7 +292,7 @@ class _Sitting:
         while self._line is not None and self._outbox:
             del self._outbox[: self._line.send(self._outbox)]
             if self._deadline is not None and not self.lost:
-                self._deadline = time.monotonic() + PARTING
+                self._deadline = time.monotonic() + FLUSH
 
     def _say(self, frames: bytes) -> None:
         self._outbox += frames
@@ -405,7 +408,7 @@ class _Sitting:
             by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
             self.code = 128 + by if by else os.WEXITSTATUS(status)
             self._ended, self._nudge_at = True, None
-            self._deadline = time.monotonic() + PARTING
+            self._deadline = time.monotonic() + (PARTING if self.lost else FLUSH)
 
     def _is_told(self) -> bool:
         """Whether the visitor has all that the script wrote, and how it ended.
@@ -475,12 +478,18 @@ def lend(line: socket.socket) -> None:
                 heard = time.monotonic()
                 if not _pass(lambda: os.read(0, visit.PIECE), into):
                     return
-            if line.fileno() in ready and reads and not _pass(lambda: line.recv(visit.PIECE), out):
-                break
-            _push(line.send, into)
             _push(lambda data: os.write(1, data), out)
         except OSError:
             return
+        try:
+            if line.fileno() in ready and reads and not _pass(lambda: line.recv(visit.PIECE), out):
+                break
+        except OSError:
+            break
+        try:
+            _push(line.send, into)
+        except OSError:
+            into.clear()  # it has ended: its last words are still to be read
     os.set_blocking(1, True)
     while out:
         del out[: os.write(1, out)]
