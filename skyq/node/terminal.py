@@ -28,9 +28,7 @@ from skyq.transport.aside import short_name
 HUNG_UP = 128 + signal.SIGHUP  # exit status where nobody was or is there
 OPENING = 10.0  # seconds for a visitor to say what it has
 PARTING = 5.0  # seconds between the visitor's loss and the end
-FLUSH = (
-    60.0  # seconds in which the visitor takes at least something of what it lacks when the script has ended
-)
+FLUSH = 60.0  # seconds in which the visitor takes something, at least, of what it lacks at the script's end
 NUDGE = 0.5  # seconds after a cancel in which a program may end by itself before a shell is hung up on
 REST = 1024 * 1024  # bytes that are shown of what was written when the script ended
 GLANCE = 0.1  # seconds between looks at what no descriptor tells of
