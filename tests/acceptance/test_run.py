@@ -84,11 +84,11 @@ def test_words_keep_their_quoting_and_a_bashrc_reads_nothing_of_the_input(queue:
 
 
 def test_who_reads_late_gets_all_and_keeps_no_devices(queue: LocalQueue) -> None:
-    with queue.start("run", "local", "-q", "--gpus", "H100:4", "--", "seq", "60000") as process:
+    with queue.start("run", "local", "-q", "--gpus", "H100:4", "--", "seq", "40000") as process:
         assert process.stdout is not None
         queue.until(lambda: 1 in queue.jobs(), "it is in the queue")
         assert queue.wait(1)["status"] == "SUCCEEDED"  # it fits on the way: nobody has to read it
-        assert process.stdout.read() == "".join("%d\n" % i for i in range(1, 60_001)).encode()
+        assert process.stdout.read() == "".join("%d\n" % i for i in range(1, 40_001)).encode()
         assert process.wait(PATIENCE) == 0
 
 
