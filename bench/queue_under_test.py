@@ -101,10 +101,11 @@ class Queue:
                     found.append((int(entry.name), argv))
         return found
 
-    def close(self) -> None:
-        """End all of it."""
+    def close(self, remove: bool = True) -> None:
+        """End all of it; `remove` what it has on disk."""
         self.skyq("cancel", "local", "-u", "-y")
         deadline = time.monotonic() + 30
         while self.processes() and time.monotonic() < deadline:
             time.sleep(0.05)
-        shutil.rmtree(self.folder)
+        if remove:
+            shutil.rmtree(self.folder)

@@ -7,7 +7,6 @@ Accounting is off, which is quicker.
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import tempfile
@@ -120,7 +119,7 @@ class SlurmCluster:
         return done.stdout.strip()
 
     def close(self) -> None:
-        """End what was started, jobs first."""
+        """End what was started, jobs first. Its folder stays."""
         self.run("scancel", "--user=root")
         deadline = time.monotonic() + 30
         while self.run("squeue", "-h") and time.monotonic() < deadline:
@@ -133,7 +132,6 @@ class SlurmCluster:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _free_ports(count: int) -> list[int]:

@@ -89,6 +89,11 @@ QUOTED = (
     "was made by a newer skyq. Use that one",
     "is full or fails",
     "is being removed by `skyq down",
+    "in use by others",
+    "a process that can't be seen from here",
+    "being looked at",
+    "the connection to its terminal was lost",
+    "nobody came to its terminal within ",
 )
 """Of what skyq prints, in docs/troubleshooting.md."""
 KNOB = re.compile(r'(?:environ(?:\.get\(|\[)|environment\.get\()"(SKYQ_[A-Z_]+|NO_COLOR)"')

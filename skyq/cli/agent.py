@@ -24,12 +24,14 @@ from skyq.cli.verbs import VERBS
 from skyq.core import protocol
 from skyq.core.errors import ProtocolError, UsageError
 from skyq.core.protocol import Message
+from skyq.core.visit import TO_TERMINAL
 
 SILENCE = 30.0  # seconds without a word from the client, after which it is gone
 GOODBYE = 1.5  # seconds for the verb to clean up when the client is gone
 BLOCK = 64 * 1024  # bytes of output that are kept together
 PILE = 64  # messages of a parcel, of less than a frame each, that may wait to be written to disk
 PARCEL = frozenset({"parcel", "entries", "bytes", "parcel-end"})
+VISIT = TO_TERMINAL - {"ping"}
 
 
 _wire: Wire | None = None
@@ -67,6 +69,32 @@ def sender() -> _Sender:
     """The client."""
     assert _wire is not None
     return _Sender(_wire)
+
+
+class _Visitor:
+    """The client, as one that comes to the terminal of a job; see cli/visit.py."""
+
+    def __init__(self, wire: Wire) -> None:
+        from skyq.cli.visit import Mailbox
+
+        self._wire = wire
+        self.box = Mailbox()
+
+    def enter(self) -> None:
+        """See Visitor."""
+        sys.stderr.flush()
+        self._wire.say({"is": "entered"})
+
+    def hear(self, message: Message) -> None:
+        """See Visitor."""
+        tell(message)
+
+
+def visitor() -> _Visitor:
+    """The client."""
+    assert _wire is not None
+    _wire.visitor = _Visitor(_wire)
+    return _wire.visitor
 
 
 def main(verb: str, words: list[str]) -> int:
@@ -139,6 +167,7 @@ class Wire:
         self._waiting: list[Message] = []
         self.answers: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.parcels: queue.Queue[Message] = queue.Queue(PILE)
+        self.visitor: _Visitor | None = None
         self.send(protocol.greeting())
 
     def request(self) -> Message:
@@ -197,6 +226,13 @@ class Wire:
             self.answers.put(str(message.get("line", "")))
         elif what in PARCEL:
             self.parcels.put(message)
+        elif what in VISIT and self.visitor is not None:
+            data = message.pop("data", None)
+            self.visitor.box.put(
+                protocol.encode(message) if data is None else protocol.encode_data(message, data)
+            )
+        elif what == "interrupt":
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         elif what == "ping" and self._turn.acquire(timeout=1.0):  # else something else is being said
             try:
                 self._write(protocol.encode({"is": "pong"}))

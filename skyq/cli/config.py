@@ -11,6 +11,7 @@ _EXAMPLES = """\
   skyq config lab reserve_after=10m     small jobs pass a large one for ten minutes
   skyq config lab reserve_after=never   or as long as they keep coming
   skyq config lab lost_after=           as it is by default
+  skyq config lab strangers=ignore      give out devices that processes of no job use
 """
 
 
@@ -18,7 +19,9 @@ def parser() -> Parser:
     """Its flags."""
     found = Parser("config", "CLUSTER [NAME=VALUE]...", "Show or change settings of a cluster.", _EXAMPLES)
     add_cluster(found)
-    found.add_argument("settings", nargs="*", metavar="NAME=VALUE", help="a time, as 90s, 10m, 2h; or never")
+    found.add_argument(
+        "settings", nargs="*", metavar="NAME=VALUE", help="a time, as 90s, 10m, 2h; never; or a word"
+    )
     return found
 
 

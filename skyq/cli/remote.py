@@ -124,10 +124,11 @@ def run(
     `order`: what the verb is to do beyond its words. Raises Unreachable where the head can't be reached,
     SkyqError where there is no such cluster.
     """
-    return _Command(name, _request(verb, words, order), goods).run(contact)
+    return Command(name, request(verb, words, order), goods).run(contact)
 
 
-def _request(verb: str, words: list[str], order: Message | None) -> Message:
+def request(verb: str, words: list[str], order: Message | None) -> Message:
+    """What an agent is told first."""
     from skyq.cli.user import user
 
     return {
@@ -150,7 +151,7 @@ def _columns() -> int:
         return 0
 
 
-class _Command:
+class Command:
     """One verb, over as many connections as it takes."""
 
     def __init__(self, name: str, request: Message, goods: Goods, out: Output | None = None) -> None:
@@ -290,7 +291,7 @@ class Asked:
         self._answers: dict[str, Answer] = {}
         self._threads = {}
         for name in names:
-            words = name, _request(verb, [name, *options], None)
+            words = name, request(verb, [name, *options], None)
             self._threads[name] = threading.Thread(target=self._ask, args=words, daemon=True)
             self._threads[name].start()
 
@@ -304,7 +305,7 @@ class Asked:
     def _ask(self, name: str, request: Message) -> None:
         kept = Kept()
         try:
-            code = _Command(name, request, Goods(), kept).run(Contact())
+            code = Command(name, request, Goods(), kept).run(Contact())
             self._answers[name] = Answer(code, bytes(kept.text[1]), bytes(kept.text[2]))
         except SkyqError as error:
             self._answers[name] = Answer(1, error=error)

@@ -392,6 +392,20 @@ def quarantine_text(nodes: Iterable[Node], cluster: str) -> str:
     return "\n".join(lines)
 
 
+def strangers_text(nodes: Iterable[Node], cluster: str) -> str:
+    """A line for each device that others use, and one on what to do; "" where there is none."""
+    lines = [
+        "%s: device %d is in use by others: %s" % (plain(node.name), each.device, plain(each.who))
+        for node in nodes
+        for each in node.strangers
+        if each.who
+    ]
+    if lines:
+        lines.append("Nothing new starts there until they have gone. To give it out all the same: ")
+        lines[-1] += "skyq config %s strangers=ignore" % plain(cluster)
+    return "\n".join(lines)
+
+
 def _moment(at: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
 
@@ -425,6 +439,9 @@ def _devices_in_use(node: Node, use: _Use) -> str:
         texts.append("%s: %s of %d in use" % (kind, _number(used[kind] / UNIT), total[kind]))
         kept = sum(device.index in locked for device in node.devices if device.accelerator == kind)
         texts += ["%d in quarantine" % kept] if kept else []
+        others = {each.device for each in node.strangers if each.who}
+        kept = sum(device.index in others for device in node.devices if device.accelerator == kind)
+        texts += ["%d by others" % kept] if kept else []
     return ", ".join(texts)
 
 
@@ -457,6 +474,7 @@ def _node_record(node: Node, use: _Use) -> dict[str, object]:
                     for kept in node.quarantined
                     if kept.device == device.index
                 ),
+                "strangers": "; ".join(e.who for e in node.strangers if e.device == device.index),
             }
             for device in node.devices
         ],

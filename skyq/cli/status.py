@@ -7,7 +7,7 @@ import sys
 
 from skyq.cli import cluster, many
 from skyq.cli.parser import Parser
-from skyq.cli.render import Style, nodes_json, nodes_table, quarantine_text
+from skyq.cli.render import Style, nodes_json, nodes_table, quarantine_text, strangers_text
 from skyq.core import states
 from skyq.core.logtext import plain
 
@@ -67,4 +67,7 @@ def _show(name: str) -> int:
     quarantine = quarantine_text(head.nodes(), name)
     if quarantine:
         print(style.red(quarantine))
+    strangers = strangers_text(head.nodes(), name)
+    if strangers:
+        print(style.yellow(strangers))
     return 0

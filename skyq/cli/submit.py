@@ -126,7 +126,7 @@ def _submit(head: Head, order: Order) -> int:
     if at.reach(place.SUBMITTED):
         at.job = job_id
         if not order.quiet:
-            _hint_at_devices(head, task)
+            hint_at_devices(head, task)
         print(style.started(_submitted(head, job_id, style)))
         if order.launch and task.setup is not None:
             print(style.finished("Setup detached."))
@@ -214,7 +214,7 @@ def _as_queued(task: Task) -> Task:
     return task._replace(num_nodes=1, alternatives=(Request(),), cpus_shown="")
 
 
-def _hint_at_devices(head: Head, task: Task) -> None:
+def hint_at_devices(head: Head, task: Task) -> None:
     """Who forgets --gpus on a GPU machine sees "CUDA not available" otherwise."""
     if any(request.accelerator for request in task.alternatives) or task.run is None:
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 VERBS = {
     "exec": ("exec_", "Run a task or a command on a cluster"),
     "launch": ("launch", "Like exec, with the task's setup first"),
+    "run": ("run", "A command or a shell at this terminal, with devices"),
     "queue": ("queue", "Show the jobs of a cluster"),
     "logs": ("logs", "Show, follow or fetch the logs of a job"),
     "cancel": ("cancel", "End jobs"),

@@ -136,6 +136,8 @@ class Task(NamedTuple):
     batch: Optional[Batch] = None
     """None: it is one job."""
     time_limit: TimeLimit = TimeLimit()
+    terminal: bool = False
+    """Whether somebody comes to it: `skyq run`."""
 
     def __repr__(self) -> str:
         return "Task(%s)" % without_secrets(self._asdict())
@@ -173,6 +175,14 @@ class Quarantine(NamedTuple):
     """The processes: "pid 4711 (python)"."""
 
 
+class Stranger(NamedTuple):
+    """A device of a node that others use, without any queue: nothing new starts on it."""
+
+    device: int
+    who: str
+    """ "pid 4711 python of bob, 4096 MB"; "": it isn't known yet whether somebody does."""
+
+
 class Node(NamedTuple):
     """One machine of the cluster, as the scheduler sees it."""
 
@@ -190,11 +200,14 @@ class Node(NamedTuple):
     """None: the head itself."""
     quarantined: Tuple[Quarantine, ...] = ()
     """What of its devices nobody may get now."""
+    strangers: Tuple[Stranger, ...] = ()
+    """What of its devices others use."""
 
     @property
     def at_hand(self) -> Node:
         """Without the devices that nobody may get now."""
         kept = {each.device for each in self.quarantined}
+        kept.update(each.device for each in self.strangers if each.who)
         return self._replace(devices=tuple(d for d in self.devices if d.index not in kept)) if kept else self
 
 

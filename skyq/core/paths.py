@@ -250,6 +250,16 @@ class RunDir(NamedTuple):
         return os.path.join(self.root, "script")
 
     @property
+    def terminal(self) -> str:
+        """The socket of a terminal that waits for somebody to come to it."""
+        return os.path.join(self.root, "terminal")
+
+    @property
+    def parting(self) -> str:
+        """Why its terminal ended it, if it did."""
+        return os.path.join(self.root, "parting")
+
+    @property
     def out(self) -> str:
         """The log, where the head didn't name another place for it."""
         return os.path.join(self.root, "out")

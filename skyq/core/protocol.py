@@ -13,6 +13,8 @@ head → node                                       node → head
   go     job attempt step                           running  job attempt step pid left
   stop   job attempt step why                       exited   job attempt step code stopped why expired
   over   job attempt step                           gone     job attempt step code stopped why expired stuck
+  enter  job attempt step                           entered, not-entered why
+  look   devices                                    strangers found why
   tail   job attempt step from                      log      job attempt step offset (bytes)
                                                     grew     job attempt step size
                                                     log-end  job attempt step size
@@ -32,9 +34,12 @@ directory), grace (seconds between TERM and KILL), linger (leftovers live until 
 when all is ready; without one in so many seconds it never starts), tail ({from, sizes}: its log is wanted
 from an offset on: the bytes, or with `sizes` only how long it is), never (attach or report, but start
 nothing: why not), limit (seconds after which it is ended; 0: it isn't), signal and before (what it gets so
-many seconds before that; "": nothing).
+many seconds before that; "": nothing), terminal (it has one, at which somebody has to be within so many
+seconds: node/terminal.py).
 
-running tells how many seconds are `left` of the limit; expired means that it was reached.
+running tells how many seconds are `left` of the limit; expired means that it was reached. enter makes a
+connection the line to a step's terminal: after `entered` there is nothing on it but what visit.py tells. look
+asks who is on devices (index, UUID) without being of a job; the answer may take seconds.
 
 hello tells which steps this node still has something of: what the head doesn't know of, it stops. tail asks
 for the log of a step that is gone. Bytes of logs come when nothing else is to be said; log-end after all.

@@ -34,8 +34,8 @@ def _number(low: int, high: int) -> Check:
     return lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
-def _list(of: Check) -> Check:
-    return lambda value: isinstance(value, list) and len(value) <= MANY and all(map(of, value))
+def _list(of: Check, most: int = MANY) -> Check:
+    return lambda value: isinstance(value, list) and len(value) <= most and all(map(of, value))
 
 
 def _row(*checks: Check) -> Check:
@@ -74,6 +74,13 @@ _END: Shape = {
     "expired?": _flag,
 }
 
+VISIT: Dict[str, Shape] = {
+    "out": {"stream": _number(1, 2), "data": _bytes},
+    "took": {"count": _SIZE},
+    "ended": {"code": _number(-1, 255), "stopped?": _flag},
+}
+"""What the terminal of a job says, by `is`; see visit.py. Who has entered one hears nothing else."""
+
 NODE: Dict[str, Shape] = {
     "hello": {"alive?": _list(_row(_WORD, _ATTEMPT, _STEP_NAME)), "ungrouped?": _WORD},
     "claimed": {},
@@ -90,14 +97,26 @@ NODE: Dict[str, Shape] = {
     "kept": {},
     "not-kept": {"why?": _WORDS},
     "lacks": {"files": _list(_number(0, MOST)), "last?": _flag},
+    "entered": {},
+    "not-entered": {"why?": _WORDS},
+    **VISIT,
+    "strangers": {
+        "found": _list(_row(_number(0, 1 << 16), _number(0, 1 << 31), _text(64), _text(64), _SIZE), 256),
+        "why?": _WORDS,
+    },
 }
 """What a node agent says, by `is`; see protocol.py and transport/parcel.py."""
+
+NEWS = frozenset(kind for kind, shape in NODE.items() if "job" in shape) | {"strangers"}
+"""What of that is news for a dispatcher, beside what concerns the connection."""
 
 HEAD: Dict[str, Shape] = {
     "at": {"place": lambda place: _object(place) and fits(place, {"job?": _SIZE})},
     "ask": {},
     "exit": {"code": _number(0, 255)},
     "pong": {},
+    "entered": {},
+    **VISIT,
 }
 """What the agent on a head says, by `is`. Of files, who takes them judges."""
 _PRINTED: Shape = {"fd": _number(1, 2), "data": _bytes}

@@ -8,7 +8,7 @@ from itertools import islice
 from operator import attrgetter
 from typing import Optional, Tuple
 
-from skyq.core.model import ANY_DEVICE, UNIT, Grant, Node, Request
+from skyq.core.model import ANY_DEVICE, UNIT, Grant, Node, Request, Stranger
 
 
 class Room:
@@ -56,8 +56,10 @@ class Room:
             self.idle[self.type_of[index]] += devices[index] == UNIT
 
     def lock_up(self) -> None:
-        """Nothing is free of a device in quarantine, whoever still holds a share of it."""
-        for index in {each.device for each in self.node.quarantined} & self.type_of.keys():
+        """Nothing is free of a device in quarantine, or that others use, whoever holds a share of it."""
+        locked = {each.device for each in self.node.quarantined}
+        locked.update(each.device for each in self.node.strangers)
+        for index in locked & self.type_of.keys():
             accelerator = self.type_of[index]
             self.idle[accelerator] -= self.devices[accelerator][index] == UNIT
             self.devices[accelerator][index] = 0
@@ -66,6 +68,10 @@ class Room:
         """How many devices of a type are in quarantine."""
         indices = {each.device for each in self.node.quarantined}
         return sum(self.type_of.get(index) == accelerator for index in indices)
+
+    def strangers(self, accelerator: str) -> list[Stranger]:
+        """Those on devices of a type."""
+        return [each for each in self.node.strangers if self.type_of.get(each.device) == accelerator]
 
     def amount(self, index: int) -> int:
         """What is free of a device."""

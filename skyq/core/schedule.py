@@ -398,9 +398,25 @@ class _Reasons:
         return text
 
     def _locked_up(self, count: int, request: Request) -> str:
-        """What of the devices is in quarantine, if it is devices that lack."""
+        """What of the devices is in quarantine, or others use, if it is devices that lack."""
         if len(_fitting(_devices_only(request), self._up)) >= count:
             return ""
+        return self._in_quarantine(request) + self._in_use_by_others(request)
+
+    def _in_use_by_others(self, request: Request) -> str:
+        found = [(room.node.name, room.strangers(request.accelerator or "")) for room in self._up]
+        asked = [name for name, them in found if any(not each.who for each in them)]
+        texts = [
+            "device %d on %s (%s)" % (each.device, name, each.who)
+            for name, them in found
+            for each in them
+            if each.who
+        ]
+        more = " and %d more" % (len(texts) - 2) if len(texts) > 2 else ""
+        text = ", in use by others: " + ", ".join(texts[:2]) + more if texts else ""
+        return text + (", being looked at: the devices of " + ", ".join(asked[:3]) if asked else "")
+
+    def _in_quarantine(self, request: Request) -> str:
         kept = [(room.node.name, room.locked_up(request.accelerator or "")) for room in self._up]
         texts = ["%d on %s" % (number, name) for name, number in kept if number]
         return ", in quarantine: " + ", ".join(texts) if texts else ""

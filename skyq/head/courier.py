@@ -35,7 +35,7 @@ def copies_of(where: ClusterDir, cwd: str) -> List[str]:
 
 def bring(channel: Channel, where: ClusterDir, home: Home, names: List[str]) -> None:
     """Have the node at the other end keep these copies. SkyqError where it doesn't."""
-    talk = _Talk(channel)
+    talk = Talk(channel)
     talk.send([protocol.greeting()])
     talk.wait("hello")
     for name in names:
@@ -78,7 +78,7 @@ def _token(home: Home) -> str:
         return ""
 
 
-class _Talk:
+class Talk:
     """Both ways over a channel that never blocks, waiting where that is needed."""
 
     def __init__(self, channel: Channel) -> None:

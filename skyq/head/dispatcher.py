@@ -27,11 +27,13 @@ from skyq.head.couriers import Argv, Couriers
 from skyq.head.fleet import Connect, Fleet
 from skyq.head.head import CLOSING, NEWEST, alone_until
 from skyq.head.links import Key, Link, key_of
+from skyq.head.lookout import Lookout
 from skyq.head.nodes import abandoned
 from skyq.head.pulls import Pulls, Source
 from skyq.head.tick import Acts, tick
 from skyq.store.lock import tick_lock
 from skyq.store.store import Store
+from skyq.transport.aside import short_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -96,6 +98,7 @@ class Dispatcher:
         self.couriers = Couriers(courier)
         self.fleet = Fleet(cluster, where, connect)
         self.fleet.unwanted = self._unwanted
+        self.lookout = Lookout()
         self.door = _listen(where)
         self.alone_until = 0
         self.superseded = False
@@ -116,8 +119,11 @@ class Dispatcher:
         self._see_to_journal()
         with self.store.transaction():
             specs.sweep_secrets(self.where, self.store)
+        self.lookout.begin(self.store)
         if self.fleet.is_watched:
             self._note_trouble()  # who asks for the nodes' state sees that it isn't known yet
+        elif self.lookout.has_real:
+            self._tell_of_strangers()
         self._read_owed_logs()
         try:
             while True:
@@ -126,7 +132,7 @@ class Dispatcher:
                 if now >= self.tick_at:
                     self._tick()
                 self._see_to_cron(now)
-                if self.board.jobs or self._awaits_logs(now):
+                if self.board.jobs or self._awaits_logs(now) or self._awaits_looks():
                     self.idle_since = now
                 elif now > self.idle_since + self._linger():
                     break
@@ -160,6 +166,9 @@ class Dispatcher:
         owing = self.pulls.owing()
         patience = LINGER if owing and self.store.get(CLOSING) else OWED_PATIENCE
         return any(self.fleet.down(name, now) < patience for name in owing)
+
+    def _awaits_looks(self) -> bool:
+        return self.lookout.awaits and not self.store.get(CLOSING)
 
     def _read_owed_logs(self) -> None:
         for owed in self.store.owed_logs():
@@ -234,6 +243,9 @@ class Dispatcher:
         for message in link.hear(now):
             if self.pulls.hear(link.node.name, message):
                 continue
+            if message.get("is") == "strangers":
+                self._hear_of_strangers(link, message)
+                continue
             self.board.hear(link.node.name, message, now)
             if message.get("is") == "gone" and not message.get("stuck"):
                 self._end_quarantines(link.node.name, lambda step: step != key_of(message))  # noqa: B023
@@ -245,6 +257,12 @@ class Dispatcher:
             self.tick_at = 0.0
         soon = 0.0 if self.board.dirty else time.monotonic() + FLUSH
         self.tick_at = min(self.tick_at, soon)
+
+    def _hear_of_strangers(self, link: Link, message: Message) -> None:
+        why = self.lookout.hear(link.node, message, self.board, time.monotonic())
+        if why:
+            _note("%s can't tell who uses its devices: %s" % (link.node.name, why))
+        self.tick_at = 0.0
 
     def _see_courier(self, fd: int) -> None:
         """One has ended: who waited for it starts now, or can't."""
@@ -277,6 +295,10 @@ class Dispatcher:
                 self._note_news()
             if link.down_at is not None:
                 next_at = min(next_at, self._judge(link, now - link.down_at, now))
+        next_at = min(next_at, self.lookout.keep_up(self.fleet.links, self.board, now))
+        if self.lookout.gave_up:
+            self.lookout.gave_up = False
+            self.tick_at = now
         return next_at
 
     def _judge(self, link: Link, down: float, now: float) -> float:
@@ -319,6 +341,7 @@ class Dispatcher:
     def _read_nodes(self) -> None:
         self.fleet.read(self.store)
         self.board.nodes = self.fleet.nodes
+        self.lookout.read(self.store, self.fleet.nodes.values())
         self.alone_until = alone_until(self.store)
         self.lost_after = float(self.store.get("lost_after") or settings.LOST_AFTER)
         self.pulls.give_up(self.fleet.nodes)
@@ -332,7 +355,9 @@ class Dispatcher:
         self.board.dirty |= self.unasked & self.board.phases.keys()
         self.unasked.clear()
         try:
-            acts = tick(self.store, self.board, self.fleet.usable(now), self.fleet.away(), self.pulls)
+            nodes = self.lookout.mark(self.fleet.usable(now), not self.board.jobs, now)
+            self.lookout.keep_up(self.fleet.links, self.board, now)
+            acts = tick(self.store, self.board, nodes, self.fleet.away(), self.pulls)
         except SkyqError as error:
             _note(str(error))
             self._start_over()
@@ -358,6 +383,13 @@ class Dispatcher:
             self.fleet.tell(self.store)
         except SkyqError as error:
             _note(str(error))  # the next tick tells it
+        self._tell_of_strangers()
+
+    def _tell_of_strangers(self) -> None:
+        try:
+            self.lookout.tell(self.store, self.fleet.links, time.monotonic())
+        except SkyqError as error:
+            _note(str(error))  # so does the next one here
 
     def _start_over(self) -> None:
         """The transaction failed: forget what it assumed, keep what is final.
@@ -484,7 +516,7 @@ def _listen(where: ClusterDir) -> socket.socket:
     except FileNotFoundError:
         pass
     door = socket.socket(socket.AF_UNIX)
-    with wake.short_name(where.socket) as name:
+    with short_name(where.socket) as name:
         door.bind(name)
     door.listen(128)
     door.setblocking(False)

@@ -21,7 +21,7 @@ from skyq.core.rankenv import task_id
 from skyq.core.request import id_range
 from skyq.core.versions import order
 from skyq.core.words import within
-from skyq.head import limits, overtaking, specs, waits, wake, workdirs
+from skyq.head import limits, lookout, overtaking, specs, waits, wake, workdirs
 from skyq.head.fleet import UNGROUPED
 from skyq.head.links import CONNECTING, ENDING, UNREACHABLE
 from skyq.store.place import make_private, private_folders
@@ -89,7 +89,7 @@ class Head:
         plan = schedule.plan(snapshot, 0.0)
         for start in plan.starts:
             if start.job == waiting.id:
-                return "It would start now, on " + "; ".join(map(_grant_text, start.grants)) + "."
+                return "It would start now, on " + "; ".join(map(grant_text, start.grants)) + "."
         when = self._when(snapshot, waiting.id)
         return "It would wait: %s.%s" % (plan.reason(waiting), " It would start %s." % when if when else "")
 
@@ -158,6 +158,9 @@ class Head:
         """Raise SkyqError where a job can't be run once more."""
         self._check(job.num_nodes, job.alternatives)
         spec = json.loads(self.store.spec(job.id))
+        if spec.get("terminal"):
+            text = "Job %d had a terminal, at which somebody has to be. Type `skyq run %s` for another one."
+            raise SkyqError(text % (job.id, self.cluster))
         if spec["secrets"]:
             text = "Job %d had secrets (%s), which are gone. Submit it again with `skyq exec`."
             raise SkyqError(text % (job.id, ", ".join(spec["secrets"])))
@@ -201,15 +204,25 @@ class Head:
 
     def see_nodes(self, patience: float) -> None:
         """Have a dispatcher look at the workers now, and wait until it knows which can be reached."""
-        if not any(node.reach or node.quarantined for node in self.store.nodes()):
+        if not any(node.reach or node.quarantined or self._is_looked_at(node) for node in self.store.nodes()):
             self.look()
             return
         self.wake()
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:
-            if wake.knock(self.where) and CONNECTING not in self.trouble().values():
+            if wake.knock(self.where) and not self._are_awaited():
                 return
             time.sleep(0.02)
+
+    def _are_awaited(self) -> bool:
+        """Whether the dispatcher doesn't know of some node yet."""
+        nodes = lookout.told(self.store, self.store.nodes())
+        unknown = any(not each.who for node in nodes for each in node.strangers)
+        return unknown or CONNECTING in self.trouble().values()
+
+    def _is_looked_at(self, node: Node) -> bool:
+        """Whether its devices are real ones, of which strangers are told."""
+        return any(device.uuid for device in node.devices) and self.store.get(lookout.RULE) != lookout.IGNORE
 
     # Questions.
 
@@ -229,7 +242,7 @@ class Head:
         """In cluster order, each with what the dispatcher knows to be wrong with it."""
         trouble = self.trouble()
         found = []
-        for node in self.store.nodes():
+        for node in lookout.told(self.store, self.store.nodes()):
             whys = [why for why in (node.unusable, trouble.get(node.name)) if why]
             found.append(node._replace(unusable="; ".join(whys)))
         return found
@@ -444,7 +457,8 @@ def _why_it_waits(job: Job, plan: str, away: Set[str]) -> str:
     return "; ".join(why for why in (job.reason, plan) if why) if job.number > 1 else job.reason or plan
 
 
-def _grant_text(grant: Grant) -> str:
+def grant_text(grant: Grant) -> str:
+    """Where a rank is, and what it has: "node1 (devices 2, 3)"."""
     devices = ", ".join(str(index) for index, _ in grant.devices)
     if not devices:
         return grant.node + " (no device)"

@@ -180,7 +180,7 @@ class Link:
             self._strays.discard(key_of(message))
             return False
         else:
-            return what == "pong"
+            return what not in replies.NEWS
         return True
 
     def _end_strays(self, alive: List[List[Any]]) -> None:

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from skyq.core.errors import SkyqError
 from skyq.core.paths import ClusterDir
-from skyq.head import wake
 from skyq.store import rebuild
 from skyq.store.lock import tick_lock
+from skyq.transport.aside import short_name
 
 LOCK_WAIT = 10.0  # seconds for the lock of a dispatcher that was killed
 
@@ -44,7 +44,7 @@ def _end_dispatcher(where: ClusterDir) -> None:
     """It has the old file open. Like every kill of it, this harms no job."""
     size = struct.calcsize("3i")
     try:
-        with socket.socket(socket.AF_UNIX) as line, wake.short_name(where.socket) as name:
+        with socket.socket(socket.AF_UNIX) as line, short_name(where.socket) as name:
             line.connect(name)
             pid, _, _ = struct.unpack("3i", line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
         os.kill(pid, signal.SIGKILL)

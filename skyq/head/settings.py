@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Dict, NamedTuple
+from typing import Dict, NamedTuple, Tuple
 
 from skyq.core.errors import UsageError
 from skyq.core.words import duration, parsed_duration
-from skyq.head import overtaking
+from skyq.head import lookout, overtaking
 from skyq.head.head import Head
 
 LOST_AFTER = 600.0  # seconds that a node is unreachable before the gangs on it fail
 
 
 class Setting(NamedTuple):
-    """A time."""
+    """A time, or one of a few words."""
 
     about: str
     default: float
     """Seconds."""
     may_be_never: bool
+    words: Tuple[str, ...] = ()
+    """What it may be instead of a time; the first one is the default."""
 
 
 SETTINGS: Dict[str, Setting] = {
@@ -32,12 +34,20 @@ SETTINGS: Dict[str, Setting] = {
         LOST_AFTER,
         may_be_never=False,
     ),
+    lookout.RULE: Setting(
+        "what becomes of devices that processes of no job use: nothing new starts there, or they are ignored",
+        0.0,
+        may_be_never=False,
+        words=(lookout.SKIP, lookout.IGNORE),
+    ),
 }
 
 
 def shown(head: Head, name: str) -> str:
     """A setting as people write it."""
     value = head.store.get(name)
+    if SETTINGS[name].words:
+        return value or SETTINGS[name].words[0]
     return value if value == overtaking.NEVER else duration(float(value or SETTINGS[name].default))
 
 
@@ -45,6 +55,11 @@ def parsed(name: str, text: str) -> str:
     """As it is stored. Raises UsageError."""
     if name not in SETTINGS:
         raise UsageError("There is no setting %s. There are: %s." % (name, ", ".join(SETTINGS)))
+    words = SETTINGS[name].words
+    if words:
+        if text not in words:
+            raise UsageError("%s should be %s. Found: %s" % (name, " or ".join(words), text))
+        return text
     never = SETTINGS[name].may_be_never
     if text == overtaking.NEVER and never:
         return text

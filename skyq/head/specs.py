@@ -23,6 +23,7 @@ from skyq.store.store import Store
 GRACE = 30.0  # seconds between TERM and KILL at a cancel; SkyPilot's
 LONGEST_GRACE = 86400  # seconds
 SHORTAGE = errno.EMFILE, errno.ENFILE, errno.ENOMEM
+VISIT = 60.0  # seconds until somebody has to be at the terminal of a job that has one
 HOLD = 60.0  # seconds that a prepared step waits for the word to go; the dispatcher gives up before that
 
 
@@ -39,6 +40,7 @@ def stored(task: Task, cwd: str = "", facts: Optional[Dict[str, str]] = None) ->
             "cwd": cwd,
             "grace": grace(),
             "facts": facts or {},
+            **({"terminal": True} if task.terminal else {}),
         }
     )
 
@@ -201,6 +203,7 @@ def step_spec(cluster: Cluster, job: Job, step: str, spec: Message) -> Message:
         "limit": job.time_limit.seconds,
         "signal": job.time_limit.signal if kind == "run" else "",
         "before": job.time_limit.before,
+        **({"terminal": VISIT} if spec.get("terminal") else {}),
     }
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import socket
 import time
-from contextlib import contextmanager
-from typing import Dict, Iterator
+from typing import Dict
 
 from skyq import program
 from skyq.core.paths import ClusterDir
+from skyq.transport.aside import short_name
 
 OUTSIDE = b"outside"
 ESCAPE = 10.0  # seconds for a new dispatcher to leave this login
@@ -21,16 +21,6 @@ ANSWER = 2.0  # seconds that a dispatcher may take to answer
 LOG_LIMIT = 1024 * 1024  # bytes of dispatcher.log that are kept when the next dispatcher starts, twice
 _FOLDERS = ("SKYQ_HOME", "SKYQ_STATE_DIR", "SKYQ_CLAIM_DIR")
 _KEPT = ("HOME", *_FOLDERS, "SKYQ_CRON", "SKYQ_DEBUG")
-
-
-@contextmanager
-def short_name(path: str) -> Iterator[str]:
-    """A name for a socket that fits the 107 bytes which the kernel allows, however long the path is."""
-    directory = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY)
-    try:
-        yield "/proc/self/fd/%d/%s" % (directory, os.path.basename(path))
-    finally:
-        os.close(directory)
 
 
 def knock(where: ClusterDir) -> bool:

@@ -13,7 +13,7 @@ import os
 import select
 import signal
 import time
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import Callable, Dict, List, Optional, Set, Tuple
 
 from skyq.core import protocol
 from skyq.core.errors import HostClaimed
@@ -25,6 +25,10 @@ from skyq.node.copies import Copies
 from skyq.node.records import End, Key, Record, Started, fence, left_over, look, refusal, stuck
 from skyq.node.tails import LOOK, Tail, Tails
 from skyq.transport import cgroup
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from skyq.node.strangers import Lookout
 
 LATE = 15.0  # seconds without a word from the head, after which a start request is too old to obey
 POLL = 0.05  # seconds between looks at what can't be waited for
@@ -90,11 +94,15 @@ class Agent:
         """What the connection didn't take yet."""
         self.tails = Tails()
         self.copies = Copies(runs, self.say)
+        self.lookout: Optional[Lookout] = None
+        """Who sees to strangers on devices, once somebody wants to know."""
         self.do: Dict[str, Callable[[Message], None]] = {
             **{what: self.copies.hear for what in self.copies.do},
             "start": self.start,
             "go": self.go,
             "tail": self.tail,
+            "enter": self.enter,
+            "look": self.look,
             "stop": self.stop,
             "over": self.over,
             "claim": self.claim,
@@ -153,13 +161,16 @@ class Agent:
                 self.watched[fd]()
         for step in list(self.waiting.values()):
             self.look_at(step)
+        if self.lookout is not None:
+            self.lookout.turn()
         return _now() - self.heard < ABANDONED
 
     def patience(self) -> float:
         """Seconds until something must be looked at that no descriptor tells of."""
         if self.waiting:
             return POLL
-        return LOOK if self.tails.look_at_unwatched() else LATE
+        left = self.lookout.patience() if self.lookout is not None else None
+        return min(LOOK if self.tails.look_at_unwatched() else LATE, LATE if left is None else left)
 
     def say(self, message: Message) -> None:
         """One message to the head, ahead of all logs."""
@@ -231,6 +242,34 @@ class Agent:
         key = _key(message)
         self.send_log(_Step(key, RunDir.of(self.runs, *key)), message)
         self.tails.over(key)
+
+    def enter(self, message: Message) -> None:
+        """Be the line to the terminal of a step, and nothing else any more."""
+        from skyq.node import terminal
+
+        try:
+            line = terminal.connect(RunDir.of(self.runs, *_key(message)))
+        except OSError as error:
+            self.say({"is": "not-entered", "why": error.strerror or str(error)})
+            return
+        self.say({"is": "entered"})
+        os.set_blocking(1, True)
+        self.send()
+        terminal.lend(line)
+        os._exit(0)
+
+    def look(self, message: Message) -> None:
+        """Tell, some time, who uses devices without being of a job."""
+        if self.lookout is None:
+            from skyq.node.strangers import Lookout
+
+            self.lookout = Lookout(self.watch, self.unwatch, self.say, self.living_shims)
+        self.lookout.look(message)
+
+    def living_shims(self) -> Set[int]:
+        """Their pids."""
+        found = {step.child for step in self.steps.values() if step.child}
+        return found | {step.started.shim[0] for step in self.steps.values() if step.started}
 
     def send_log(self, step: _Step, wish: Message) -> None:
         """Send the step's log, for as long as it grows."""
@@ -482,6 +521,7 @@ class Agent:
         """
         grouped = cgroup.pids(started.group) if cgroup.kill(started.group) else []
         shims = {other.child for other in self.steps.values() if other.child}
+        shims |= self.lookout.children if self.lookout is not None else set()
         everybody = proc.all_stats()
         children = [s.pid for s in everybody if s.parent == os.getpid()]
         orphans = [pid for pid in children if pid not in shims and not proc.is_skyq(pid)]
@@ -553,6 +593,8 @@ class Agent:
             elif pid in undertakers:
                 undertakers[pid].undertaker = 0
                 self.look_at(undertakers[pid])
+            elif self.lookout is not None:
+                self.lookout.reaped(pid)
 
 
 def _child_ends() -> int:

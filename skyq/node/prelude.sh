@@ -10,20 +10,20 @@ if [ -z "$SKYQ_SKIP_RC" ] && [ -r "$HOME/.bashrc" ]; then
     trap '
         builtin cd "$__skyq_cwd"
         export SKYQ_SKIP_RC=1
-        builtin exec "$BASH" --noprofile --norc "$0" "$@" >&7 2>&8 7>&- 8>&-
+        builtin exec "$BASH" --noprofile --norc "$0" "$@" <&6 >&7 2>&8 6<&- 7>&- 8>&-
     ' EXIT
     # A cancel meant the job, not what its ~/.bashrc does: nothing starts over.
     for __skyq_sig in TERM HUP INT; do
         trap "trap - EXIT $__skyq_sig; kill -$__skyq_sig \$\$" "$__skyq_sig"
     done
-    exec 7>&1 8>&2 >/dev/null 2>&1
+    exec 6<&0 7>&1 8>&2 </dev/null >/dev/null 2>&1
     exec() { :; }
     eval "$__skyq_rc"
     unset -f exec
     set +aefmuvxC +o pipefail
     trap - EXIT ERR DEBUG TERM HUP INT
     [ "$PWD" = "$__skyq_cwd" ] || builtin cd "$__skyq_cwd"
-    exec >&7 2>&8 7>&- 8>&-
+    exec <&6 >&7 2>&8 6<&- 7>&- 8>&-
     unset __skyq_cwd __skyq_sig
 fi
 unset SKYQ_SKIP_RC

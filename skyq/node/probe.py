@@ -16,7 +16,8 @@ NVIDIA = ["--query-gpu=index,uuid,name", "--format=csv,noheader"]
 _INDEX = re.compile("[0-9]{1,4}")
 _UUID = re.compile("[A-Za-z0-9./-]{1,100}")
 """It goes into variables and command lines of container engines."""
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/nvidia/bin:/opt/bin"
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_PATH += ":/usr/local/nvidia/bin:/opt/bin:/usr/lib/wsl/lib"
 
 
 def devices() -> Tuple[Device, ...]:

@@ -275,7 +275,7 @@ class _Shim:
         record = {
             "code": self.code,
             "stopped": self.stopped,
-            "why": self._suspicion() if self.code else "",
+            "why": self._why() if self.code else "",
             "expired": self.expired,
         }
         while True:
@@ -288,6 +288,16 @@ class _Shim:
                 time.sleep(FULL_DISK)  # some file systems need room even to write over a reserved record
         if self.over and self.deadline is None and (containers.used(self.run) or not self._alone()):
             self._end(LEFTOVER_GRACE)
+
+    def _why(self) -> str:
+        """What a bare exit code doesn't tell, if anything is known."""
+        if self.spec.get("terminal"):
+            try:
+                with open(self.run.parting) as file:
+                    return file.read(200)
+            except OSError:
+                pass  # it ended by itself
+        return self._suspicion()
 
     def _suspicion(self) -> str:
         """What the machine knows about a failure: the cause that the exit code doesn't tell; or nothing."""
@@ -484,6 +494,14 @@ def _become_script(run: RunDir, spec: Spec, gate: int, log: int) -> NoReturn:
         prelude = os.path.join(os.path.dirname(os.path.abspath(__file__)), "prelude.sh")
         env = {**spec["base"], **spec["env"]}
         words = ["bash", "--noprofile", "--norc", prelude, run.script, spec["wrappers"]]
+        if spec.get("terminal"):
+            from skyq.node import terminal
+
+            os._exit(
+                terminal.hold(
+                    run, spec["terminal"], lambda more: os.execve(spec["shell"], words, {**env, **more})
+                )
+            )
         os.execve(spec["shell"], words, env)
     except BaseException as error:
         os.write(2, ("skyq: this step could not start: %s\n" % error).encode())

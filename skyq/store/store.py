@@ -32,7 +32,7 @@ PAUSED = "paused"
 """The setting that lets nothing start: by whom, since when."""
 _WHOLE = ("nodes", "meta", "owed_logs", "quarantine")
 """Small tables: the journal has all of one where anything of it changed."""
-_PASSING = frozenset({"trouble", "since", "node_seen", "ungrouped", "ends"})
+_PASSING = frozenset({"trouble", "since", "node_seen", "ungrouped", "ends", "strangers_seen"})
 """Settings that change often, and are found out again by themselves."""
 _UNFINISHED = "state IN ('PENDING', 'SETTING_UP', 'RUNNING')"
 

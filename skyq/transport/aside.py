@@ -1,10 +1,13 @@
-"""Files that are there whole or not at all: written aside, then renamed. And the end of what never was."""
+"""Files that are there whole or not at all: written aside, then renamed. And the end of what never was. And
+short names for sockets."""
 
 from __future__ import annotations
 
 import os
 import re
 import time
+from contextlib import contextmanager
+from typing import Iterator
 
 WRITING = 60.0  # seconds; nobody needs so long to write a small file
 
@@ -44,3 +47,13 @@ def write_whole(path: str, content: bytes, mode: int = 0o600) -> None:
         if os.path.lexists(new):
             os.unlink(new)
         raise
+
+
+@contextmanager
+def short_name(path: str) -> Iterator[str]:
+    """A name for a socket that fits the 107 bytes which the kernel allows, however long the path is."""
+    directory = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield "/proc/self/fd/%d/%s" % (directory, os.path.basename(path))
+    finally:
+        os.close(directory)

@@ -159,6 +159,11 @@ def sweep(where: str) -> None:
             remove(os.path.join(where, name))
 
 
+def is_of_a_step(pid: int) -> bool:
+    """Whether a process is in the group of some step, or below one."""
+    return any("/" + PREFIX in line for line in _lines("/proc/%d/cgroup" % pid) if line.startswith("0::"))
+
+
 def leave() -> None:
     """Out of a step's group, for who serves others too: it is killed as a whole when the step ends."""
     found = own()

@@ -1,8 +1,9 @@
-"""A node agent on this machine: a process at the other end of two pipes."""
+"""Channels to processes of this machine: to a node agent by two pipes, to a terminal by a socket."""
 
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 from typing import List
 
@@ -43,3 +44,30 @@ class LocalChannel:
             self._process.kill()
             self._process.wait()
         self._out.close()
+
+
+class SocketChannel:
+    """A connected Unix socket; see Channel."""
+
+    def __init__(self, line: socket.socket) -> None:
+        self._line = line
+        line.setblocking(False)
+
+    def fileno(self) -> int:
+        """See Channel."""
+        return self._line.fileno()
+
+    def read(self) -> bytes:
+        """See Channel."""
+        return self._line.recv(READ_SIZE)
+
+    def write(self, data: bytes) -> int:
+        """See Channel."""
+        try:
+            return self._line.send(data)
+        except BlockingIOError:
+            return 0
+
+    def close(self) -> None:
+        """See Channel."""
+        self._line.close()

@@ -38,6 +38,16 @@ def bears(pid: int, step: str) -> bool:
         return False
 
 
+def is_borne(pid: int) -> bool:
+    """Whether a process is of some step."""
+    try:
+        with open("/proc/%d/limits" % pid, "rb") as file:
+            soft = file.read().partition(_TITLE)[2].split(None, 1)[:1]
+    except OSError:
+        return False
+    return bool(soft) and soft[0].isdigit() and int(soft[0]) >> 61 == 1
+
+
 def _of(step: str) -> int:
     """A number that no limit has by chance."""
     text = step.encode()

@@ -37,6 +37,7 @@ class LocalStream:
             stderr=self._said,
             bufsize=0,
             cwd="/",
+            start_new_session=True,  # as sshd would: the keys of this terminal are not for it
         )
         assert self._process.stdin and self._process.stdout
         self._into, self._out = self._process.stdin, self._process.stdout

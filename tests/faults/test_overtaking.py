@@ -56,4 +56,6 @@ def test_settings_are_shown_changed_and_checked(queue: LocalQueue) -> None:
     for wrong in ("lost_after=never", "lost_after=soon", "reserve_after", "colour=red"):
         refused = queue.run("config", "local", wrong)
         assert refused.code == 2 and "Traceback" not in refused.err, refused
-    assert "There are: reserve_after, lost_after." in queue.run("config", "local", "colour=red").err
+    assert (
+        "There are: reserve_after, lost_after, strangers." in queue.run("config", "local", "colour=red").err
+    )

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skyq.cli.remote import Goods, Kept, _Command
+from skyq.cli.remote import Command, Goods, Kept
 from skyq.client.fetch import Receiver
 from skyq.client.landing import LANDING, Landing
 from skyq.client.remote import Conversation
@@ -178,7 +178,7 @@ FROM_HEAD = nearly(
 
 @given(streams(FROM_HEAD))
 def test_what_a_head_says_is_shown_or_an_error(pieces: list[bytes]) -> None:
-    command = _Command("lab", {"verb": "queue", "words": []}, Goods(), Kept())
+    command = Command("lab", {"verb": "queue", "words": []}, Goods(), Kept())
     conversation = Conversation("lab", Said([piece for piece in pieces if piece]), {})
     try:
         for messages in conversation.messages():

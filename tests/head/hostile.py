@@ -38,6 +38,12 @@ def lies(job: str) -> list[bytes]:
         {"is": ["gone"]},
         {"is": "refused", "why": "\x1b]0;owned\a\n" * 5000},
         {"is": "refused"},
+        *({"is": kind, "job": []} for kind in ("kept", "entered", "not-entered", "pong")),
+        {"is": "kept"},
+        {"is": "took", "count": 1},
+        {"is": "strangers", "found": [[0, 1, "x" * 64, "\x1b[2J", 5]] * 256},
+        {"is": "strangers", "found": [[HUGE, -1, None, [], {}]]},
+        {"is": "strangers"},
     ]
     headers = [{**step, "is": "log", "offset": offset} for offset in (0, HUGE, 1 << 62)]
     headers += [

@@ -67,6 +67,11 @@ STEP = {"job": "j", "attempt": 1, "step": "run-0"}
         {**STEP, "is": "log", "offset": 0, "data": "text"},
         {**STEP, "is": "gone", "code": 0, "step": "run-0/../x"},
         {**STEP, "is": "gone", "code": 0, "why": 5},
+        {"is": "strangers"},
+        {"is": "strangers", "found": [[0, 1, "x", "y"]]},
+        {"is": "strangers", "found": [[0, -1, "x", "y", 0]]},
+        {"is": "strangers", "found": [[0, 1, "x" * 65, "y", 0]]},
+        {"is": "strangers", "found": [[0, 1, "x", "y", 0]] * 257},
     ],
 )
 def test_a_word_that_makes_no_sense_ends_the_connection_and_is_passed_on_to_nobody(message: Message) -> None:
@@ -101,6 +106,14 @@ def test_what_a_newer_node_says_beyond_what_is_known_is_passed_over() -> None:
     quiet.said = protocol.greeting() + b"".join(map(protocol.encode, words))
 
     assert link.hear(1.0) == [words[1]] and quiet.open
+
+
+@pytest.mark.parametrize("kind", ["kept", "not-kept", "entered", "not-entered"])
+def test_what_is_for_others_is_passed_on_to_nobody(kind: str) -> None:
+    link, quiet = linked()
+    quiet.said = protocol.greeting() + protocol.encode({"is": kind, "job": []})
+
+    assert link.hear(1.0) == [] and quiet.open
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from skyq.core import rooms
 from skyq.core.model import Array, Grant, Holding, Snapshot
 from skyq.core.schedule import STARTING, explain, misfit, plan
 from tests.builders import NOW, AQueue, a_cluster, a_job, a_node, a_request, holding, placed, why
@@ -44,6 +45,19 @@ def test_a_blocked_job_holds_up_nobody_who_fits():
 def test_a_shape_that_did_not_fit_is_not_skipped_for_a_smaller_one():
     jobs = [a_job(1, gpus=2), a_job(2, gpus=2), a_job(3, gpus=2), a_job(4, gpus=1)]
     assert list(placed(a_cluster(gpus=3), *jobs)) == [1, 4]
+
+
+def test_what_asks_for_no_less_than_what_did_not_fit_is_not_looked_at(monkeypatch):
+    looked_at = set()
+
+    def fit(request, room, truly=rooms.fit):
+        looked_at.add(request.cpus)
+        return truly(request, room)
+
+    monkeypatch.setattr(rooms, "fit", fit)
+    jobs = [a_job(1, gpus=1, cpus=1), *(a_job(id, gpus=1, cpus=id) for id in range(2, 50))]
+    assert list(placed(a_cluster(gpus=1, cpus=64), *jobs, a_job(50, gpus=0, cpus=3))) == [1, 50]
+    assert looked_at == {1000, 2000, 3000}
 
 
 def test_seventy_five_jobs_run_sixteen_at_a_time_in_order():  # [56], [57]
