@@ -37,6 +37,7 @@ KNOWN = (
     r"skyq/nodes/[^/]+(/run/[0-9a-f]{32}\.\d+\.[\w-]+(/.*)?)?",  # a worker's are removed with the cluster
     r"skyq/nodes/[^/]+/work/[0-9a-f]{32}(\.sent|/.*)?",
     r"tmp/skyq-host\.(claim|shims)",
+    r"tmp/skyq-%d(/.*)?" % UID,  # where it unpacks if there was no room
 )
 KNOWN_ON_HEAD = (
     r"tmp/skyq-host\.claim\.[0-9a-f]{8}\.new",  # the next node agent removes it
@@ -139,7 +140,8 @@ class LabWorld(World):
         files = ["--workdir", "project"] if (self.cluster.client.home / "project").exists() else []
         words = ["exec", "lab", "-n", LATEST, "--num-nodes", "2", "--gpus", "H100:4", *files, script]
         self.acknowledge(LATEST, self.type(*words))
-        places = [place for host in self.lab.nodes for place in (host.home / ".skyq", host.path("/var/tmp"))]
+        hosts = self.lab.hosts.values()
+        places = [place for host in hosts for place in (host.home / ".skyq", host.path("/var/tmp"))]
         if any(list(place.rglob("*.new")) for place in places):
             self.type("add", "lab", "node0", "node1")  # the next contact removes them
         self.type("clean", "lab", "--older", "0d", "-y")
