@@ -157,7 +157,8 @@ class Cache(NamedTuple):
         for group, wanted in ((True, FIRST), (False, target)):
             lines = [library.line for library in missing if (library.name in ONE_FOR_ALL) == group]
             if lines:
-                self.tell("fetching %d wheels for Python %s on %s" % (len(lines), *target))
+                wheels = "1 wheel" if len(lines) == 1 else "%d wheels" % len(lines)
+                self.tell("fetching %s for Python %s on %s" % (wheels, *target))
                 self.fetch(lines, ["--no-deps", "--require-hashes", *wanted.pip_options])
         found = [self.wheel_for(library, target) for library in libraries]
         for library, wheel in zip(libraries, found):
