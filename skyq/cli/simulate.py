@@ -23,7 +23,7 @@ from skyq.core.schedule import misfit
 from skyq.core.simulate import Arrival, Played, play, share_of, utilisation
 from skyq.core.words import duration, parsed_duration
 
-_COLUMNS = ("submit", "duration", "gpus", "nodes", "cpus", "memory", "priority", "name")
+_COLUMNS = ("submit", "duration", "gpus", "nodes", "cpus", "memory", "priority", "limit", "name")
 _EXAMPLES = """\
   skyq simulate trace.csv pools.yaml                    the hosts of an inventory, with what it says they have
   skyq simulate trace.csv --nodes 16 --gpus H100:8      so many equal ones
@@ -31,7 +31,7 @@ _EXAMPLES = """\
 
   trace.csv has a line per job, and a first line that names its columns:
     submit,duration,gpus,nodes          when it comes and how long it lasts: 90, 90s, 2h; H100:2; 1
-    0,2h,H100:8,1                       also cpus, memory, priority, name; only duration is needed
+    0,2h,H100:8,1                       also cpus, memory, priority, limit, name; only duration is needed
 """
 
 
@@ -145,12 +145,15 @@ def _arrival(row: dict[str, str]) -> Arrival:
     name, amount = (parse_accelerators(row.get("gpus") or None) or ((None, 0),))[0]
     cpus = parse_cpus(row["cpus"])[0] if row.get("cpus") else DEFAULT_CPUS
     memory = parse_memory(row["memory"]) if row.get("memory") else 0
+    lasts = _seconds("duration", row["duration"])
+    limit = _seconds("limit", row["limit"]) if row.get("limit") else None
     return Arrival(
         _seconds("submit", row.get("submit") or "0"),
-        _seconds("duration", row["duration"]),
+        lasts if limit is None else min(lasts, limit),
         check_num_nodes(_whole("nodes", row.get("nodes") or "1")),
         Request(name, amount, cpus, memory),
         check_priority(_whole("priority", row.get("priority") or "0")),
+        limit,
     )
 
 

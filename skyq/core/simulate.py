@@ -28,6 +28,8 @@ class Arrival(NamedTuple):
     num_nodes: int
     request: Request
     priority: int = 0
+    limit: Optional[float] = None
+    """By when it has surely ended: it lasts no longer."""
 
 
 class Played(NamedTuple):
@@ -60,7 +62,7 @@ def play(nodes: Sequence[Node], arrivals: Iterable[Arrival], reserve_after: Opti
         queue.end_due()
         while come < len(jobs) and jobs[come].submitted <= queue.moment:
             job = jobs[come]
-            queue.waiting[come] = Waiting(come, job.num_nodes, (job.request,), job.priority)
+            queue.waiting[come] = Waiting(come, job.num_nodes, (job.request,), job.priority, limit=job.limit)
             come += 1
         for start in queue.decide():
             played[start.job] = Played(jobs[start.job], queue.moment, start.grants)

@@ -35,6 +35,15 @@ def test_a_large_job_is_not_overtaken_for_ever() -> None:
         assert (large.waited > 100) == (reserve_after is None)
 
 
+def test_who_is_over_in_time_uses_what_is_kept_for_another() -> None:
+    long, large = arrival(0, 100)._replace(limit=100.0), arrival(1, 5, 2)
+    overtakes = arrival(2, 5)
+    for limit, started in ((10.0, 20), (None, 105)):
+        small = arrival(20, 10)._replace(limit=limit)
+        played = play(a_cluster(gpus=2), [long, large, overtakes, small], 0.0)
+        assert [each.started for each in played] == [0, 100, 2, started]
+
+
 JOBS = st.builds(
     arrival,
     st.integers(0, 20).map(float),
