@@ -141,6 +141,8 @@ class Agent:
         gc.freeze()  # shims share these pages for as long as nobody touches them
         while self.turn(decoder):
             pass
+        if self.lookout is not None:
+            self.lookout.close()
 
     def turn(self, decoder: protocol.Decoder) -> bool:
         """Wait for something, and see to it; whether the connection lives."""

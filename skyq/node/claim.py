@@ -12,6 +12,7 @@ import json
 import os
 import pwd
 import time
+from contextlib import suppress
 from typing import Any, Dict, Optional
 
 from skyq.core.errors import HostClaimed
@@ -148,7 +149,8 @@ def _create(where: ClaimDir, claim: Claim) -> None:
         ) from None
     finally:
         os.close(fd)
-        os.unlink(new)
+        with suppress(FileNotFoundError):  # once it is linked, others may sweep it
+            os.unlink(new)
 
 
 def _account(uid: int) -> str:

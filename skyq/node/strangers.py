@@ -10,6 +10,7 @@ import os
 import pwd
 import signal
 import time
+from contextlib import suppress
 from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Set, Tuple
 
 from skyq.core.protocol import Message
@@ -124,12 +125,8 @@ class Lookout:
         if not self._asked:
             self._begin()
             return
-        for child in self.children:
-            self._hanging.add(child)
-            try:
-                os.kill(child, signal.SIGKILL)
-            except OSError:
-                pass
+        self._hanging |= self.children
+        self.close()
         self._stop()
         self._answer([], "nvidia-smi did not answer within %d s" % LIMIT)
 
@@ -137,6 +134,12 @@ class Lookout:
         """A child has ended."""
         self.children.discard(pid)
         self._hanging.discard(pid)
+
+    def close(self) -> None:
+        """Nobody waits for the answer any more."""
+        for child in self.children:
+            with suppress(OSError):
+                os.kill(child, signal.SIGKILL)
 
     def _begin(self) -> None:
         from skyq.node import probe

@@ -19,14 +19,18 @@ def aside(path: str) -> str:
 
 
 def sweep(path: str) -> None:
-    """Remove what killed processes left under such names. Nobody else does, so call it now and then."""
+    """Remove what killed processes left under such names. Nobody else does, so call it now and then.
+
+    What is old, and what has another name by now: that one is meant, and keeps both young.
+    """
     folder, name = os.path.split(path)
     such = re.compile(re.escape(name) + r"\.[0-9a-f]{8}\.new")
     for found in filter(such.fullmatch, os.listdir(folder)):
         left = os.path.join(folder, found)
         try:
             seen = os.lstat(left)
-            if seen.st_uid == os.getuid() and seen.st_mtime < time.time() - WRITING:
+            done = seen.st_nlink > 1 or seen.st_mtime < time.time() - WRITING
+            if seen.st_uid == os.getuid() and done:
                 os.unlink(left)
         except OSError:
             pass  # another process was faster

@@ -46,6 +46,8 @@ def test_what_who_was_killed_while_claiming_left_is_removed(shared: ClaimDir) ->
         left.write_text("{")
         os.utime(left, (0, 0))
         assert take(shared, "one") == "" and not left.exists()
+    left.hardlink_to(shared.claim)  # killed once it was claimed: young for as long as that is kept
+    assert take(shared, "one") == "" and not left.exists() and os.path.exists(shared.claim)
 
 
 # Between two queues.

@@ -271,9 +271,12 @@ class Remote:
                     process.kill()
 
     def alive(self, node: str) -> list[str]:
-        """The command lines of the processes of jobs there: all of ada's but sshd's and skyq's own."""
+        """The command lines of the processes of jobs there: all of ada's but sshd's, skyq's own, and the
+        nvidia-smi that it asks.
+        """
         found = [words for _, words in commands(self.lab.host(node), of_root=False)]
-        return [words for words in found if "skyq" not in words and not words.startswith("sshd")]
+        others = "skyq", "nvidia-smi", " query="
+        return [w for w in found if not (w.startswith("sshd") or any(other in w for other in others))]
 
     # Evidence.
 
