@@ -89,7 +89,7 @@ class SshChannel:
     def write(self, data: bytes) -> int:
         """See Channel: as many bytes as fit into the buffer, connected or not."""
         with self._changed:
-            if self._ended:
+            if self._ended or self._end:
                 raise self._end or BrokenPipeError("the program on %s has ended" % self._target.name)
             taken = min(len(data), BUFFER - len(self._outbox))
             self._outbox += data[:taken]
@@ -154,19 +154,34 @@ class SshChannel:
             self._changed.notify()
 
     def _pump(self, stream: SshStream) -> bool:
-        """Bytes both ways until the other side ends. Returns whether it ever spoke, or was sent off."""
+        """Bytes both ways until the other side ends. Returns whether it ever spoke, or was sent off.
+
+        A program that has ended takes nothing more; what it said before that is still to be read.
+        """
         stream.on_news(self._knock)
         heard = False
         while True:
             out, room, part = self._next_work()
-            if part:
-                stream.end_input()
-            sent = stream.send_some(out) if out else 0
+            sent = 0
+            try:
+                if part:
+                    stream.end_input()
+                sent = stream.send_some(out) if out else 0
+            except Unreachable as error:
+                self._send_no_more(error)
             data = stream.read_some(room) if room else None
             heard = heard or bool(data)
             self._note_work(sent, bool(out), data or b"")
+            if room and not data and self._end:
+                raise self._end
             if data == b"":
                 return heard or self._parted
+
+    def _send_no_more(self, why: Exception) -> None:
+        with self._changed:
+            self._end = why
+            self._outbox.clear()
+            self._knocked = True  # whatever there is to be read is there by now
 
     def _next_work(self) -> Tuple[bytes, int, bool]:
         """Wait for something to do: what to send, how much may be read, whether it is time to part."""

@@ -134,6 +134,20 @@ def test_the_end_of_the_program_is_the_end_of_the_channel(open_channel: OpenChan
         channel.write(b"more")
 
 
+def test_what_a_program_said_is_read_though_it_has_ended_and_takes_nothing(open_channel: OpenChannel) -> None:
+    count = INBOX + INBOX // 2  # the rest waits at paramiko for room
+    channel = open_channel("head -c %d /dev/zero" % count)
+    assert readable(channel, 30)
+    with pytest.raises(Unreachable):
+        wait_until(lambda: channel.write(b"took") == 0, "nobody is there any more")
+
+    found = bytearray()
+    with pytest.raises(Unreachable, match="ended before it had read all"):
+        while True:
+            found += read(channel)
+    assert len(found) == count
+
+
 def test_a_program_that_isnt_there_is_told_with_the_shells_words(open_channel: OpenChannel) -> None:
     error = ended(open_channel("nonesuch"))
 
