@@ -61,6 +61,8 @@ class Lookout:
         self._seen: Dict[str, _Seen] = {}
         self._told = ""
         """What the store has."""
+        self._told_all_at = 0.0
+        """When the last awaited answer came. They come one by one: none is too old for the others' sake."""
         self.gave_up = False
         """Whether an answer isn't awaited any more, since somebody set this back: devices are given out."""
 
@@ -94,7 +96,8 @@ class Lookout:
                 self._ask(link, board, now)
                 seen = self._seen[name]
             elif not seen.answered and now >= seen.asked_at + LIMIT:
-                seen.told_at, seen.answered, self.gave_up = now, True, True
+                seen.told_at, self.gave_up = now, True
+                self._has_answered(seen, now)
             pause = seen.pause(board) if seen.answered else LIMIT
             next_at = min(next_at, max(seen.asked_at + pause, now + 0.1))
         return next_at
@@ -114,7 +117,8 @@ class Lookout:
         if seen is None:
             return ""
         before, seen.trouble = seen.trouble, plain(message.get("why", "")[:200])
-        seen.told_at, seen.answered = now, True
+        seen.told_at = now
+        self._has_answered(seen, now)
         if seen.trouble:
             return seen.trouble if seen.trouble != before else ""
         known = {device.index for device in node.devices if device.uuid} - seen.held - _held(node.name, board)
@@ -125,6 +129,11 @@ class Lookout:
         seen.strangers = tuple(Stranger(device, _some(found[device])) for device in sorted(found))
         return ""
 
+    def _has_answered(self, seen: _Seen, now: float) -> None:
+        seen.answered = True
+        if not self.awaits:
+            self._told_all_at = now
+
     def mark(self, nodes: Iterable[Node], idle: bool, now: float) -> Tuple[Node, ...]:
         """The nodes, each with the devices that others use, or may use as far as is known.
 
@@ -132,8 +141,8 @@ class Lookout:
         """
         if not self._real:
             return tuple(nodes)
-        for seen in self._seen.values():
-            if idle and seen.answered and now > (seen.told_at or now) + IDLE:
+        if idle and not self.awaits and now > self._told_all_at + IDLE:
+            for seen in self._seen.values():
                 seen.told_at = None
         return tuple(node._replace(strangers=its) if (its := self._of(node, now)) else node for node in nodes)
 

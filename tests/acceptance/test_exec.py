@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 
+import psutil
 import pytest
 
 from tests.cluster import LocalQueue, Result, kill
@@ -531,6 +533,15 @@ def test_null_in_a_task_file_may_be_given_on_the_command_line(queue: LocalQueue)
 # Secrets.
 
 
+def command_lines(queue: LocalQueue) -> list[str]:
+    """The words of all that lives; what has just ended has none."""
+    found: list[str] = []
+    for process in queue.processes():
+        with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):
+            found += process.cmdline()
+    return found
+
+
 def test_a_secret_is_there_in_the_job_and_nowhere_else(queue: LocalQueue) -> None:
     value = "s3cr3t-VALUE"
     queue.file("task.yaml", "secrets:\n  TOKEN:\nrun: |\n  echo ${#TOKEN}\n  %s\n" % queue.until_open())
@@ -540,7 +551,7 @@ def test_a_secret_is_there_in_the_job_and_nowhere_else(queue: LocalQueue) -> Non
     shown = [queue.ok(*words) for words in (["queue", "local"], ["queue", "-o", "json"], ["why", "1"])]
     shown.append(queue.ok("logs", "local", "1", "--no-follow"))
     assert not any(value in str(each) for each in [result, *shown])
-    assert not any(value in word for process in queue.processes() for word in process.cmdline())
+    assert not any(value in word for word in command_lines(queue))
     kept = [path for path in queue.home.rglob("*") if path.is_file() and value.encode() in path.read_bytes()]
     assert all(path.parent.name == "secrets" and path.stat().st_mode & 0o777 == 0o600 for path in kept)
     queue.open_gate()

@@ -105,6 +105,21 @@ def test_after_an_idle_time_it_is_asked_before_anything_starts(scene: Scene) -> 
     assert scene.asked == 2
 
 
+def test_nodes_that_answer_one_after_the_other_are_not_asked_for_ever(scene: Scene) -> None:
+    other = NODE._replace(name="node3", index=3)
+    scene.lines["node3"] = Line(other)
+    scene.lookout.read(scene.store, (NODE, DECLARED, other))
+    now = 0.0
+    scene.at(now)
+    for node in (NODE, other) * 5:
+        now += 2.0
+        scene.lookout.hear(node, {"is": "strangers", "found": [], "why": ""}, scene.board, now)
+        scene.at(now)
+
+    assert not scene.lookout.awaits
+    assert [len(scene.lines[name].said) for name in ("node1", "node3")] == [1, 1]
+
+
 def test_who_does_not_answer_is_taken_as_it_is(scene: Scene) -> None:
     scene.work()
     scene.at(0.0)
