@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 LOCK_WAIT = 10.0  # seconds that a new dispatcher waits for one that leaves
 LINGER = 1.0  # seconds without work before it leaves: the next submit of a loop finds it still there
 FLUSH = 0.05  # seconds that news worth no commit of their own wait for one
+LINGER_LOOKING = 10.0  # the same while nodes are asked who uses their devices: `status` wants to know
 LINGER_CONNECTED = 20.0  # the same where it would have to connect to workers again
 GIVE_UP = 45.0  # seconds that a node is unreachable before what surely hasn't started there waits again
 OWED_PATIENCE = 60.0  # seconds that an unreachable node's logs keep a dispatcher without work from leaving
@@ -132,7 +133,7 @@ class Dispatcher:
                 if now >= self.tick_at:
                     self._tick()
                 self._see_to_cron(now)
-                if self.board.jobs or self._awaits_logs(now) or self._awaits_looks():
+                if self.board.jobs or self._awaits_logs(now):
                     self.idle_since = now
                 elif now > self.idle_since + self._linger():
                     break
@@ -159,16 +160,15 @@ class Dispatcher:
     def _linger(self) -> float:
         if self.store.get(CLOSING):
             return 0.0  # `skyq down` waits for this process to leave
-        return LINGER_CONNECTED if self.fleet.has_workers else LINGER
+        if self.fleet.has_workers:
+            return LINGER_CONNECTED
+        return LINGER_LOOKING if self.lookout.awaits else LINGER
 
     def _awaits_logs(self, now: float) -> bool:
         """Whether the end of some log is still on a node that may well send it."""
         owing = self.pulls.owing()
         patience = LINGER if owing and self.store.get(CLOSING) else OWED_PATIENCE
         return any(self.fleet.down(name, now) < patience for name in owing)
-
-    def _awaits_looks(self) -> bool:
-        return self.lookout.awaits and not self.store.get(CLOSING)
 
     def _read_owed_logs(self) -> None:
         for owed in self.store.owed_logs():
