@@ -78,7 +78,7 @@ def main(words: list[str]) -> int:
     elif name is None:
         flags.error("Missing argument 'CLUSTER'.")
     entry, quoted = taskargs.entrypoint(found)
-    task = command_task(_script(entry, quoted), taskargs._overrides(found))
+    task = command_task(_script(entry, quoted), taskargs.overrides(found))
     order = Order.of(task._replace(terminal=True), found, launch=False)
     from skyq.cli.console import Unread
 
@@ -259,14 +259,18 @@ def _place(job: Job) -> str:
 
 def _conclude(head: Head, job_id: int, ended: Ended) -> int:
     """The allocation has ended, too, when this returns."""
-    deadline = time.monotonic() + END
+    cared_at = time.monotonic()
+    deadline = cared_at + END
     while True:
         job = head.job(job_id)
         assert job is not None
-        if job.state in states.FINAL or time.monotonic() > deadline:
+        now = time.monotonic()
+        if job.state in states.FINAL or now > deadline:
             break
+        if now - cared_at > CARE:
+            head.look()
+            cared_at = now
         time.sleep(QUICK)
-        head.look()
     if ended.code >= 0 and not ended.stopped:
         return ended.code
     if job.state not in states.FINAL:

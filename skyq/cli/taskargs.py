@@ -111,19 +111,19 @@ def read_task(found: argparse.Namespace, words: list[str], quoted: bool, verb: s
 
     Several words after `--` keep their quoting; one word, and words without `--`, are a shell line.
     """
-    overrides = _overrides(found)
+    words_over_it = overrides(found)
     line = shlex.join(words) if quoted and len(words) > 1 else " ".join(words)
     source, text = _task_text(words, line)
     if text is None:
         print("Command to run: " + _one_line(line))
-        return command_task(line, overrides)
+        return command_task(line, words_over_it)
     from skyq.core.taskfile import is_task_text, load_task
 
     if not _named_yaml(source) and not is_task_text(text):
         shown = line if source != "-" else text
         print("Command to run: " + _one_line(shown))
-        return command_task(shown, overrides)
-    task = load_task(text, source, overrides, verb)
+        return command_task(shown, words_over_it)
+    task = load_task(text, source, words_over_it, verb)
     print("YAML to run: " + source)
     return task
 
@@ -173,7 +173,8 @@ def _ask_about_missing(name: str) -> None:
         raise SkyqError("Aborted!")
 
 
-def _overrides(found: argparse.Namespace) -> Overrides:
+def overrides(found: argparse.Namespace) -> Overrides:
+    """What the flags say over a task. Raises UsageError, TaskError."""
     if found.workdir is not None and not os.path.isdir(os.path.expanduser(found.workdir)):
         raise UsageError("Invalid value for '--workdir': Directory '%s' does not exist." % found.workdir)
     pool = pool_of(found.infra) if found.infra else None

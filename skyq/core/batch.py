@@ -52,9 +52,13 @@ def batch_of(array: Optional[str], sweeps: Sequence[str], at_once: Optional[int]
     names = [name for name, _ in found.sweeps]
     if len(set(names)) < len(names):
         raise TaskError("--sweep names a variable twice. Give all of its values at once: lr=1e-3,3e-3")
-    if size(found) > MAX_JOBS:
-        raise TaskError("That is %d jobs; one command takes at most %d." % (size(found), MAX_JOBS))
+    _check_count(size(found))
     return found
+
+
+def _check_count(jobs: int) -> None:
+    if jobs > MAX_JOBS:
+        raise TaskError("That is %d jobs; one command takes at most %d." % (jobs, MAX_JOBS))
 
 
 def _indices(text: str) -> Tuple[int, ...]:
@@ -68,8 +72,7 @@ def _indices(text: str) -> Tuple[int, ...]:
                 "at once. Found: %s" % show(text)
             )
         found.append(range(first, (first if last is None else last) + 1, step or 1))
-    if sum(map(len, found)) > MAX_JOBS:
-        raise TaskError("That is %d jobs; one command takes at most %d." % (sum(map(len, found)), MAX_JOBS))
+    _check_count(sum(map(len, found)))
     return tuple(dict.fromkeys(itertools.chain.from_iterable(found)))
 
 
@@ -85,8 +88,7 @@ def _sweep(text: str) -> Tuple[str, Tuple[str, ...]]:
     found = range(first, last + (1 if step > 0 else -1), step)
     if not found:
         raise TaskError("--sweep %s goes nowhere: with this step it never gets there." % show(text))
-    if len(found) > MAX_JOBS:
-        raise TaskError("That is %d jobs; one command takes at most %d." % (len(found), MAX_JOBS))
+    _check_count(len(found))
     return name, tuple(map(str, found))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 from typing import Dict, List, NamedTuple, Optional, Sequence
 
 from skyq.core.finding import Finding
@@ -80,20 +79,13 @@ def _owners(runs: Sequence[Run]) -> Dict[int, Run]:
 def _told(at: int, user: User, run: Optional[Run]) -> str:
     memory = ", %s MB" % user.memory if user.memory.isdigit() else ""
     name = os.path.basename(user.program) or "a process"
-    whose = "of job %d, which doesn't hold the device" % run.job if run else "of " + _account(user.pid)
+    whose = (
+        "of job %d, which doesn't hold the device" % run.job
+        if run
+        else "of " + (proc.owner(user.pid) or "another container or machine")
+    )
     told = "device %d: %s, pid %d, %s%s" % (at, name, user.pid, whose, memory)
     return "".join(char if char.isprintable() else "?" for char in told)[:200]
-
-
-def _account(pid: int) -> str:
-    try:
-        uid = os.stat("/proc/%d" % pid).st_uid
-    except OSError:
-        return "another container or machine"
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return "uid %d" % uid
 
 
 # Containment: how the processes of a job are kept together.

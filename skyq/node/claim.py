@@ -53,7 +53,7 @@ def refusal(where: ClaimDir, cluster_id: str, state_dir: str) -> Optional[str]:
     former = claim["state_dir"] if claim["uid"] == os.getuid() else ""
     if former and (former == state_dir or not os.path.isdir(former)):
         return None  # its queue was deleted: nobody will ever give it back
-    owner = _account(claim["uid"])
+    owner = account(claim["uid"])
     return (
         "This machine belongs to cluster '%s' of %s (head: %s): one queue per machine, so that no "
         "device is given twice.\nSubmit there, or end that queue first; if it is gone for good: rm %s"
@@ -153,7 +153,8 @@ def _create(where: ClaimDir, claim: Claim) -> None:
             os.unlink(new)
 
 
-def _account(uid: int) -> str:
+def account(uid: int) -> str:
+    """The name of an account; "uid 1717" where it has none."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:

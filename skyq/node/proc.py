@@ -12,6 +12,7 @@ import os
 import signal
 from typing import Container, Dict, Iterable, Iterator, List, NamedTuple, Optional
 
+from skyq.node.claim import account
 from skyq.transport import mark
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -59,6 +60,14 @@ def name(pid: int) -> str:
             return "".join(char if char.isprintable() else "?" for char in file.read().strip("\n"))
     except OSError:
         return "?"
+
+
+def owner(pid: int) -> str:
+    """The account of a process; "" if it is gone, or can't be seen from here."""
+    try:
+        return account(os.stat("/proc/%d" % pid).st_uid)
+    except OSError:
+        return ""
 
 
 def boot() -> str:
@@ -181,12 +190,17 @@ def expects(pid: int, number: int) -> bool:
     """Whether a process has a handler for a signal, or keeps it back to look for it: it won't die of it.
     (Who sits in sigwait() for it can't be told from who would die.)
     """
+    return in_mask(pid, number, b"SigCgt:", b"SigBlk:")
+
+
+def in_mask(pid: int, number: int, *masks: bytes) -> bool:
+    """Whether a signal is in one of these masks of a process, as /proc names them. False if it is gone."""
     try:
         with open("/proc/%d/status" % pid, "rb") as file:
-            masks = [int(line.split()[1], 16) for line in file if line.startswith((b"SigCgt:", b"SigBlk:"))]
+            found = [int(line.split()[1], 16) for line in file if line.startswith(masks)]
     except OSError:
         return False
-    return any(mask >> (number - 1) & 1 for mask in masks)
+    return any(mask >> (number - 1) & 1 for mask in found)
 
 
 def signal_all(targets: Iterable[Stat], number: int) -> int:
@@ -226,18 +240,19 @@ def strays(step: str, out: str, session: int, since: int) -> Iterator[Stat]:
         if (
             entry.session == session
             or mark.bears(entry.pid, step)
-            or _has_cookie(entry.pid, cookie)
+            or cookie in environ(entry.pid)
             or _writes(entry.pid, log)
         ):
             yield entry
 
 
-def _has_cookie(pid: int, cookie: bytes) -> bool:
+def environ(pid: int) -> List[bytes]:
+    """NAME=value, each; none of a process that is gone, or another account's."""
     try:
         with open("/proc/%d/environ" % pid, "rb") as file:
-            return cookie in file.read().split(b"\0")
+            return file.read().split(b"\0")
     except OSError:
-        return False
+        return []
 
 
 def _writes(pid: int, log: str) -> bool:

@@ -7,7 +7,6 @@ looked for once more: what nvidia-smi tells of a process that has just ended may
 from __future__ import annotations
 
 import os
-import pwd
 import signal
 import time
 from contextlib import suppress
@@ -197,7 +196,9 @@ class Lookout:
 
 def is_of_a_job(pid: int, shims: Iterable[int]) -> bool:
     """Whether a process is of a step: by its cgroup, its mark, its environment, or who is above it."""
-    if cgroup.is_of_a_step(pid) or mark.is_borne(pid) or _has_step_id(pid):
+    if cgroup.is_of_a_step(pid) or mark.is_borne(pid):
+        return True
+    if any(word.startswith(b"SKYQ_STEP_ID=") for word in proc.environ(pid)):
         return True
     above, seen = proc.stat(pid), 0
     while above is not None and above.pid > 1 and seen < 1000:
@@ -205,14 +206,6 @@ def is_of_a_job(pid: int, shims: Iterable[int]) -> bool:
             return True
         above, seen = proc.stat(above.parent), seen + 1
     return False
-
-
-def _has_step_id(pid: int) -> bool:
-    try:
-        with open("/proc/%d/environ" % pid, "rb") as file:
-            return any(word.startswith(b"SKYQ_STEP_ID=") for word in file.read().split(b"\0"))
-    except OSError:
-        return False
 
 
 def judge(devices: Dict[str, int], apps: str, memory: str, ours: Callable[[int], bool]) -> List[Found]:
@@ -227,7 +220,8 @@ def judge(devices: Dict[str, int], apps: str, memory: str, ours: Callable[[int],
         pid = _number(fields[1])
         if pid and ours(pid):
             continue
-        stranger = Found(device, pid, _program(pid, fields[3]), _account(pid), _number(fields[2]))
+        account = proc.owner(pid)[:40] if pid else ""
+        stranger = Found(device, pid, _program(pid, fields[3]), account, _number(fields[2]))
         found.setdefault(stranger.key, stranger)
     for uuid, used in _rows(memory, 2):
         device = devices.get(uuid)
@@ -252,15 +246,3 @@ def _program(pid: int, told: str) -> str:
     name = os.path.basename(told) if told and not told.startswith("[") else ""
     known = proc.name(pid) if pid and not name else name
     return "".join(char if char.isprintable() else "?" for char in known)[:40]
-
-
-def _account(pid: int) -> str:
-    """ "": it can't be told."""
-    try:
-        uid = os.stat("/proc/%d" % pid).st_uid if pid else -1
-    except OSError:
-        return ""
-    try:
-        return pwd.getpwuid(uid).pw_name[:40] if uid >= 0 else ""
-    except KeyError:
-        return "uid %d" % uid

@@ -36,7 +36,6 @@ SILENCE = 60.0  # seconds without a byte from the head, after which its connecti
 _LOST = "the connection to its terminal was lost"
 _NOBODY = "nobody came to its terminal within %g s"
 _LOG = b"skyq: this job has a terminal. What is shown there isn't kept.\n"
-_TERM_BIT, _HUP_BIT = 1 << signal.SIGTERM - 1, 1 << signal.SIGHUP - 1
 
 Become = Callable[[Dict[str, str]], NoReturn]
 """Has this process be the script, with these variables besides."""
@@ -446,12 +445,10 @@ def _resize(fd: int, message: Message) -> None:
 
 def _takes_hangup_only(pid: int) -> bool:
     """Whether a process ignores TERM, or minds HUP: as shells at a prompt do."""
-    try:
-        with open("/proc/%d/status" % pid, "rb") as file:
-            lines = dict(line.split(b":\t", 1) for line in file.read().splitlines() if b":\t" in line)
-        return bool(int(lines[b"SigIgn"], 16) & _TERM_BIT or int(lines[b"SigCgt"], 16) & _HUP_BIT)
-    except (OSError, ValueError, KeyError):
-        return False
+    from skyq.node import proc
+
+    ignores = proc.in_mask(pid, signal.SIGTERM, b"SigIgn:")
+    return ignores or proc.in_mask(pid, signal.SIGHUP, b"SigCgt:")
 
 
 # On a worker: the connection of a head that visits.

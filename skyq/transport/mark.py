@@ -31,21 +31,22 @@ def shed() -> None:
 
 def bears(pid: int, step: str) -> bool:
     """Whether a process is of that step."""
-    try:
-        with open("/proc/%d/limits" % pid, "rb") as file:
-            return file.read().partition(_TITLE)[2].split(None, 1)[:1] == [b"%d" % _of(step)]
-    except OSError:
-        return False
+    return _borne_by(pid) == _of(step)
 
 
 def is_borne(pid: int) -> bool:
     """Whether a process is of some step."""
+    return _borne_by(pid) >> 61 == 1
+
+
+def _borne_by(pid: int) -> int:
+    """Its limit; 0: it is unlimited, or the process is gone."""
     try:
         with open("/proc/%d/limits" % pid, "rb") as file:
             soft = file.read().partition(_TITLE)[2].split(None, 1)[:1]
     except OSError:
-        return False
-    return bool(soft) and soft[0].isdigit() and int(soft[0]) >> 61 == 1
+        return 0
+    return int(soft[0]) if soft and soft[0].isdigit() else 0
 
 
 def _of(step: str) -> int:

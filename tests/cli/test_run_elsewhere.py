@@ -52,11 +52,16 @@ def test_a_shell_there_has_its_devices_and_its_exit_code_comes_back(screen: Typi
     assert head.wait(1)["status"] == "FAILED"
 
 
+def wait_in_line(laptop: Laptop, head: Far, screens: list[Typist]) -> None:
+    """At the first screen, behind a job that has all devices."""
+    head.wait(head.submit("--gpus", "H100:4", "sleep 600"), "RUNNING")
+    screens.append(Typist(laptop, "run", "lab", "--gpus", "H100:1", *SHELL))
+
+
 def test_ctrl_c_while_it_waits_cancels_it_and_says_so(
     laptop: Laptop, head: Far, screens: list[Typist]
 ) -> None:
-    head.wait(head.submit("--gpus", "H100:4", "sleep 600"), "RUNNING")
-    screens.append(Typist(laptop, "run", "lab", "--gpus", "H100:1", *SHELL))
+    wait_in_line(laptop, head, screens)
     screens[0].expect("Job 2 waits: needs 1 H100; none free (job 1 holds 4)")
     screens[0].type("\x03")
 
@@ -68,8 +73,7 @@ def test_ctrl_c_while_it_waits_cancels_it_and_says_so(
 def test_a_client_that_dies_while_it_waits_cancels_it(
     laptop: Laptop, head: Far, screens: list[Typist]
 ) -> None:
-    head.wait(head.submit("--gpus", "H100:4", "sleep 600"), "RUNNING")
-    screens.append(Typist(laptop, "run", "lab", "--gpus", "H100:1", *SHELL))
+    wait_in_line(laptop, head, screens)
     screens[0].expect("Job 2 waits: ")
     screens[0].process.send_signal(signal.SIGKILL)
 
