@@ -21,7 +21,7 @@ from skyq.head.head import Head
 
 EAGER = 2.0  # seconds after the last news in which the files are looked at often
 QUICK, SLOW = 0.01, 0.1  # seconds between two looks
-PID_WAIT = 2.0  # seconds that the first text waits for the pid in its prefix, which comes with a commit
+PID_WAIT = 5.0  # seconds that the first text waits for the pid in its prefix, which comes with a commit
 CARE = 2.0  # seconds between two looks whether the dispatcher, which may be killed, still works
 OWED = 10.0  # seconds without a byte of what a worker still owes of an ended job's log, until one leaves
 

@@ -12,6 +12,7 @@ from skyq.cli.parser import Parser
 from skyq.cli.user import user
 from skyq.core import states
 from skyq.core.logtext import plain
+from skyq.core.words import jobs_text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ def main(words: list[str]) -> int:
             return wait_for(head, [int(word) for word in at.said.split()])
         ids = ids_of(head, found.jobs, flags)
         if not found.jobs:
-            ids = [job.id for job in head.jobs(user(), unfinished=True)]
+            ids = sorted(job.id for job in head.jobs(user(), unfinished=True))
+            print("Waiting for %s." % jobs_text(ids) if ids else "None of your jobs is unfinished.", flush=True)
         at.stage, at.job, at.said = place.WAITING, max(ids, default=0), " ".join(map(str, ids))
         at.keep()
         return wait_for(head, ids)

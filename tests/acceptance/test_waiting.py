@@ -99,12 +99,14 @@ def test_wait_exits_with_the_worst_code(queue: LocalQueue) -> None:
     failed = queue.run("wait", "local", str(good), str(bad))
     assert (failed.code, failed.lines) == (100, ["Job 2 (sky-cmd): FAILED: exit code 4"])
     waiting = queue.start("wait", "local")
+    assert waiting.stdout is not None
+    assert waiting.stdout.readline() == b"Waiting for job 3.\n"
     queue.ok("cancel", "local", "-y", str(gone))
     waiting.communicate()
     assert waiting.returncode == 103
     assert queue.run("wait", "local", "1", "3", "2").code == 100
     assert queue.run("wait", "local", "99").code == 102
-    assert queue.run("wait", "local").code == 0
+    assert queue.ok("wait", "local").lines == ["None of your jobs is unfinished."]
 
 
 def test_a_job_is_run_once_more_where_it_ran(queue: LocalQueue) -> None:
