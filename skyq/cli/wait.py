@@ -50,7 +50,7 @@ def main(words: list[str]) -> int:
         ids = ids_of(head, found.jobs, flags)
         if not found.jobs:
             ids = sorted(job.id for job in head.jobs(user(), unfinished=True))
-            print("Waiting for %s." % jobs_text(ids) if ids else "None of your jobs is unfinished.", flush=True)
+            print("Waiting for %s." % jobs_text(ids) if ids else "You have no unfinished jobs.", flush=True)
         at.stage, at.job, at.said = place.WAITING, max(ids, default=0), " ".join(map(str, ids))
         at.keep()
         return wait_for(head, ids)

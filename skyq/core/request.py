@@ -390,8 +390,16 @@ def apply(task: Task, overrides: Overrides) -> Task:
     # A secret beats the env of its name, which may hold the same value: it goes no further than the secret.
     envs = {**task.envs, **overrides.envs}
     changes["envs"] = {key: value for key, value in envs.items() if key not in secrets}
-    check_envs(changes["envs"], changes["secrets"])
+    check_envs({**changes["envs"], **_longest(overrides.batch, secrets)}, secrets)
     return task._replace(alternatives=_overridden(task.alternatives, overrides), **changes)
+
+
+def _longest(batch: Optional[Batch], secrets: Dict[str, str]) -> Dict[str, str]:
+    """Of each variable that is swept over the longest value. A secret would silently win over all of them."""
+    found = dict(batch.sweeps) if batch else {}
+    for name in sorted(found.keys() & secrets.keys()):
+        raise TaskError("%s is a secret of the task, and --sweep shows its values. Rename one." % name)
+    return {name: max(values, key=lambda value: len(value.encode())) for name, values in found.items()}
 
 
 def _recovery(recovery: Recovery, overrides: Overrides) -> Recovery:

@@ -153,7 +153,14 @@ def test_one_of_an_array_is_run_once_more_as_it_was_but_alone(queue: LocalQueue)
 
 def test_what_makes_no_sense_leaves_nothing(queue: LocalQueue) -> None:
     folder = queue.file("work/seed", "x\n").parent
-    for words in (["--array", "9-0"], ["--sweep", "lr"], ["--at-once", "2"], ["--array", "0-20000"]):
+    for words in (
+        ["--array", "9-0"],
+        ["--sweep", "lr"],
+        ["--at-once", "2"],
+        ["--array", "0-20000"],
+        ["--secret", "KEY=1", "--sweep", "KEY=2,3"],
+        ["--env", "A=%s" % ("a" * 80_000), "--sweep", "B=b,%s" % ("b" * 60_000)],
+    ):
         refused = queue.run("exec", "local", "-d", "--workdir", str(folder), *words, "true")
         assert refused.code == 1 and "Traceback" not in refused.err and refused.err.strip()
     assert queue.jobs() == {} and not list(queue.state_dir.glob("work/*"))

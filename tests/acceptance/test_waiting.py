@@ -106,7 +106,7 @@ def test_wait_exits_with_the_worst_code(queue: LocalQueue) -> None:
     assert waiting.returncode == 103
     assert queue.run("wait", "local", "1", "3", "2").code == 100
     assert queue.run("wait", "local", "99").code == 102
-    assert queue.ok("wait", "local").lines == ["None of your jobs is unfinished."]
+    assert queue.ok("wait", "local").lines == ["You have no unfinished jobs."]
 
 
 def test_a_job_is_run_once_more_where_it_ran(queue: LocalQueue) -> None:
