@@ -265,7 +265,7 @@ class LocalQueue:
     def _own_one(self, verb: str) -> psutil.Process:
         def one() -> psutil.Process | None:
             try:
-                found = [process for process in self.own_processes() if verb in process.cmdline()]
+                found = [process for process in self.own_processes() if verb in words_of(process)]
             except psutil.NoSuchProcess:
                 return None  # it has just ended
             return found[0] if len(found) == 1 else None
@@ -338,9 +338,17 @@ def _own(process: psutil.Process) -> bool:
 
 def _is_shim(leader: int) -> bool:
     try:
-        return "_node" in psutil.Process(leader).cmdline()
+        return "_node" in words_of(psutil.Process(leader))
     except psutil.NoSuchProcess:
         return False
+
+
+def words_of(process: psutil.Process) -> list[str]:
+    """Its command line; none once it has ended, which it may between its being listed and asked."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
 
 
 def kill(process: psutil.Process) -> None:

@@ -19,9 +19,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from skyq.client.client import Client
     from skyq.client.freeing import Freed
     from skyq.client.guest import Place
-    from skyq.client.heads import Agent, Client
+    from skyq.client.heads import Agent
     from skyq.client.slices import Whole
     from skyq.client.wanted import Wanted
     from skyq.core.host import Host, Pool
@@ -133,9 +134,9 @@ def agent_stream(
     """skyq's agent on the head of a cluster that isn't here: an open stream, which greets first.
 
     With `create` the cluster is made from the pool of its name, or of what is `wanted`, if it isn't there.
-    `accept_new`: host keys
-    that nobody knows are pinned without a question. Raises SkyqError: heads.Unknown where there is no such
-    cluster, heads.Gone (at the first read) where its head knows nothing of it any more, Unreachable.
+    `accept_new`: host keys that nobody knows are pinned without a question. Raises SkyqError:
+    client.Unknown where there is no such cluster, client.Gone (at the first read) where its head knows
+    nothing of it any more, Unreachable.
     """
     from skyq.client import heads
 
@@ -177,7 +178,7 @@ def add_hosts(name: str, words: Sequence[str], accept_new: bool) -> int:
 
 def _client(accept_new: bool, quiet: bool) -> Client:
     from skyq.cli.terminal import Terminal
-    from skyq.client.heads import Client
+    from skyq.client.client import Client
     from skyq.transport.keyring import Keyring
     from skyq.transport.trust import Trust
 

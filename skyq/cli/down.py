@@ -104,17 +104,17 @@ def _end_here(names: list[str], yes: bool, purge: bool) -> bool:
 def _end_elsewhere(name: str, options: list[str], force: bool) -> bool:
     """On its head; then its hosts are freed, and it is forgotten here. `force`: also without the head."""
     from skyq.cli import remote
-    from skyq.client import heads
+    from skyq.client import client
 
     gone = Gone()
     try:
         if remote.run(name, "down", [name, *options], goods=remote.Goods(gone.take)):
             return False
-    except heads.Gone:
+    except client.Gone:
         pass  # somebody else has ended it
-    except heads.Ended:
+    except client.Ended:
         pass  # but for hosts that were off then
-    except heads.Unknown as error:
+    except client.Unknown as error:
         print(error, file=sys.stderr)
         return False
     except Unreachable as error:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from skyq.client import records
+from skyq.client.client import Client
 from skyq.client.guest import Guest
-from skyq.client.heads import Client
 from skyq.client.party import Party
 from skyq.client.search import hosts_named, hosts_of, party_of
 from skyq.core.errors import SkyqError

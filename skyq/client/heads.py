@@ -5,56 +5,22 @@ By this machine's record, which is all that most commands need; else by what cli
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable
 
-from skyq import __version__
 from skyq.client import records
+from skyq.client.client import Client, Gone, Way, older
 from skyq.client.records import Remote
 from skyq.core import keylines, protocol
 from skyq.core.errors import SkyqError, Unreachable
-from skyq.core.host import Pool
-from skyq.core.paths import ClusterDir, Home
-from skyq.core.versions import order
+from skyq.core.paths import ClusterDir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from skyq.client.guest import Place
-    from skyq.client.party import Dial
-    from skyq.client.slices import Whole
     from skyq.client.wanted import Wanted
     from skyq.transport.base import Stream
     from skyq.transport.ssh import Session
 
 GONE = "skyq-gone"
-
-
-class Gone(SkyqError):
-    """The cluster isn't on its head any more."""
-
-
-class Unknown(SkyqError):
-    """There is no such cluster, as far as can be seen from here."""
-
-
-class Ended(SkyqError):
-    """Its head knows nothing of the cluster any more, but hosts are claimed for it."""
-
-
-class Client(NamedTuple):
-    """What this machine has, and how it shows what goes on."""
-
-    home: Home
-    pools: Callable[[], Mapping[str, Pool]]
-    dial: Dial
-    whole: Callable[[], Whole]
-    tell: Callable[[str], None]
-    """Gets a line when something goes on."""
-    show: Callable[[str, tuple[Place, ...]], None]
-    """Gets a new cluster's name, and what became of each host."""
-
-
-Way = tuple[Remote, "Session"]
 
 
 def open_agent(client: Client, name: str, create: bool, wanted: Wanted | None = None) -> Agent:
@@ -80,11 +46,6 @@ def open_agent(client: Client, name: str, create: bool, wanted: Wanted | None = 
         remote = search.upgrade(client, remote)
     again = make if create and (wanted or name in client.pools()) else None
     return Agent(remote, client.dial(remote.head, None), again)
-
-
-def older(version: str) -> bool:
-    """Whether that skyq is to be replaced by this one."""
-    return order(version) < order(__version__)
 
 
 class Agent:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from skyq import __version__
 from skyq.client import contact, landing, records
+from skyq.client.client import Client, Ended, Unknown, Way, older
 from skyq.client.guest import Guest, Place
-from skyq.client.heads import Client, Ended, Unknown, Way, older
 from skyq.client.party import Party
 from skyq.client.records import Remote
 from skyq.client.wanted import Wanted

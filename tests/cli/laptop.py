@@ -22,7 +22,7 @@ import psutil
 from skyq.core.model import Device, Node
 from skyq.core.paths import Home
 from skyq.head.head import Head
-from tests.cluster import LocalQueue, Record
+from tests.cluster import LocalQueue, Record, words_of
 from tests.program import ROOT
 
 
@@ -55,19 +55,12 @@ class Far(LocalQueue):
 
     def agents(self) -> list[psutil.Process]:
         """Processes that serve a verb of the laptop's."""
-        return [process for process in self.processes() if "_agent" in _words(process)]
+        return [process for process in self.processes() if "_agent" in words_of(process)]
 
     def close(self) -> None:
         if self.processes():
             self.run("cancel", self.cluster, "-u", "-y")
         super().close()
-
-
-def _words(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.NoSuchProcess:
-        return []
 
 
 class Laptop(LocalQueue):

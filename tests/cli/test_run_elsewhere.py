@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cli.laptop import Far, Laptop
+from tests.cluster import words_of
 from tests.typist import Typist
 from tests.waiting import PATIENCE
 
@@ -85,7 +86,7 @@ def test_a_client_that_dies_ends_the_job(screen: Typist, head: Far) -> None:
     screen.process.send_signal(signal.SIGKILL)
 
     assert head.wait(1)["reason"] == LOST
-    assert not [process for process in head.job_processes() if process.name() == "sleep"]
+    assert not [process for process in head.job_processes() if words_of(process)[:1] == ["sleep"]]
 
 
 def test_an_agent_that_dies_ends_the_job_and_the_laptop_says_so(screen: Typist, head: Far) -> None:

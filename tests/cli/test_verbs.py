@@ -10,6 +10,7 @@ import pytest
 
 from tests.acceptance.test_logs import read_until, shown
 from tests.cli.laptop import Far, Laptop
+from tests.cluster import words_of
 
 
 def ended(head: Far, script: str, *options: str) -> int:
@@ -146,7 +147,7 @@ def test_files_that_can_not_go_along_are_told_of_and_nothing_is_submitted(laptop
 def test_a_secret_is_in_no_command_line_and_no_environment_on_the_head(laptop: Laptop, head: Far) -> None:
     process = laptop.start("exec", "lab", "--secret", "KEY=s3cr3t", "echo got ${#KEY}; " + head.until_open())
     read_until(process, b"got 6\n")
-    seen = [process.cmdline() for process in head.processes()]
+    seen = [words_of(process) for process in head.processes()]
     agents = [agent.environ() for agent in head.agents()]
     head.open_gate()
     process.communicate(timeout=60)

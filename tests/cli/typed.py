@@ -17,7 +17,8 @@ import time
 from collections.abc import Sequence
 
 from skyq.cli import cluster, main
-from skyq.client import heads, remote
+from skyq.client import remote
+from skyq.client.client import Unknown
 from skyq.client.freeing import Freed
 from skyq.core.errors import Unreachable
 
@@ -83,7 +84,7 @@ def agent_stream(
     with open(os.environ["TYPED_HEADS"]) as file:
         known = json.load(file)
     if name not in known:
-        raise heads.Unknown("Cluster '%s' does not exist." % name)
+        raise Unknown("Cluster '%s' does not exist." % name)
     if "unreachable" in known[name]:
         raise Unreachable(known[name]["unreachable"], "refused")
     _check_way()

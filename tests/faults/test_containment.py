@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.cluster import LocalQueue, kill
+from tests.cluster import LocalQueue, kill, words_of
 from tests.faults.truth import Truth
 from tests.node.agent import living
 from tests.zoo import SIZE, zoo
@@ -123,7 +123,7 @@ def test_the_end_of_a_job_that_started_the_dispatcher_ends_nobody_elses_job(
     queue.open_gate("a")
     queue.until((queue.user_home / "nested").exists, "the job starts a dispatcher")
     lodger = queue.dispatcher()
-    assert len([p for p in lodger.parents() if "_node" in p.cmdline()]) == 1, queue.evidence()
+    assert len([p for p in lodger.parents() if "_node" in words_of(p)]) == 1, queue.evidence()
     guest = queue.submit("echo $$ >> ~/guest; trap 'exit 9' TERM; %s; exit 4" % queue.until_open("c"))
     pids = pids_of(queue, 1, "guest")
     if dies:

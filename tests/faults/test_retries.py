@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.cluster import LocalQueue, kill
+from tests.cluster import LocalQueue, kill, words_of
 from tests.faults.truth import Truth
 
 ENDS_WITH_3_UNTIL = "echo attempt $SKYQ_ATTEMPT; [ $SKYQ_ATTEMPT = %d ] || exit 3"
@@ -105,7 +105,7 @@ def test_a_job_whose_shim_was_killed_is_run_again_where_asked_for(
     queue.declare(H100=1)
     job = queue.submit(*words, "--gpus", "H100:1", truth.script("[ $SKYQ_ATTEMPT = 2 ] || sleep 600"))
     queue.until(lambda: truth.starts() == {job: 1}, "it runs")
-    kill(next(process for process in queue.job_processes() if "_node" in process.cmdline()))
+    kill(next(process for process in queue.job_processes() if "_node" in words_of(process)))
 
     assert queue.wait(job, ends)["attempt"] == 1 + bool(words)
     assert (truth.violations(), truth.starts()[job]) == ([], 1 + bool(words))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from skyq.core.logtext import plain
-from tests.cluster import LocalQueue, Result, kill
+from tests.cluster import LocalQueue, Result, kill, words_of
 
 
 class Watch(threading.Thread):
@@ -113,7 +113,7 @@ def test_the_file_of_a_secret_is_gone_when_the_job_has_ended(queue: LocalQueue, 
     job = queue.submit("--gpus", "H100:4", "--secret", "TOKEN", script, env={"TOKEN": value})
     assert waits or queue.until_file("pid")
     if end == "shim killed":
-        shim = next(p for p in queue.job_processes() if "_node" in p.cmdline())
+        shim = next(p for p in queue.job_processes() if "_node" in words_of(p))
         kill(shim)
     elif end != "failed":
         queue.ok("cancel", "local", "-y", str(job))
