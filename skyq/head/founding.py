@@ -22,7 +22,7 @@ from skyq.core.model import Device, Node, Reach
 from skyq.core.paths import ClusterDir, Home
 from skyq.head.head import Head
 from skyq.store.place import has_queue, home_root, make_private, state_home
-from skyq.transport.aside import write_whole
+from skyq.transport.aside import sweep, write_whole
 from skyq.transport.base import Channel
 
 LOCK_WAIT = 120.0  # seconds for another client that founds the same cluster
@@ -128,13 +128,15 @@ def _take_turn(where: ClusterDir, cluster: str) -> None:
 
 
 def _public_key(where: ClusterDir) -> str:
-    """The cluster's key, made if it isn't there: "ssh-ed25519 AAAA…"."""
+    """The cluster's key, made if it isn't there: "ssh-ed25519 AAAA…". For whose turn it is."""
+    make_private(os.path.dirname(where.key))
+    for path in (where.key, where.key + ".pub"):
+        sweep(path, 0)
     if os.path.exists(where.key) and os.path.exists(where.key + ".pub"):
         with open(where.key + ".pub") as file:
             return " ".join(file.read().split()[:2])
     from skyq.transport.keys import make_key
 
-    make_private(os.path.dirname(where.key))
     return " ".join(make_key(where.key).split()[:2])
 
 

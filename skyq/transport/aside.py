@@ -18,10 +18,11 @@ def aside(path: str) -> str:
     return "%s.%s.new" % (path, os.urandom(4).hex())
 
 
-def sweep(path: str) -> None:
+def sweep(path: str, age: float = WRITING) -> None:
     """Remove what killed processes left under such names. Nobody else does, so call it now and then.
 
-    What is old, and what has another name by now: that one is meant, and keeps both young.
+    What is `age` seconds old (0: for who holds a lock without which nobody writes), and what has another
+    name by now: that one is meant, and keeps both young.
     """
     folder, name = os.path.split(path)
     such = re.compile(re.escape(name) + r"\.[0-9a-f]{8}\.new")
@@ -29,7 +30,7 @@ def sweep(path: str) -> None:
         left = os.path.join(folder, found)
         try:
             seen = os.lstat(left)
-            done = seen.st_nlink > 1 or seen.st_mtime < time.time() - WRITING
+            done = seen.st_nlink > 1 or not age or seen.st_mtime < time.time() - age
             if seen.st_uid == os.getuid() and done:
                 os.unlink(left)
         except OSError:

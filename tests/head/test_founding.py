@@ -54,3 +54,17 @@ def test_a_cluster_whose_first_contact_was_interrupted_takes_no_more_workers(
     with pytest.raises(SkyqError, match="was interrupted"):
         founding.enlist("lab", {}, [])
     assert founding.names("lab") == []
+
+
+def test_a_half_written_key_of_who_was_killed_is_gone_after_the_next_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SKYQ_HOME", str(tmp_path / "skyq"))
+    monkeypatch.setattr(founding, "_take_turn", lambda *_: None)
+    keys = tmp_path / "skyq" / "clusters" / "lab" / "ssh"
+    keys.mkdir(parents=True)
+    (keys / "id_ed25519.0a1b2c3d.new").touch()
+    told = founding.begin("lab", "lab")["key"]
+    (keys / "id_ed25519.pub.0a1b2c3d.new").touch()
+    assert founding.begin("lab", "lab")["key"] == told
+    assert sorted(os.listdir(keys)) == ["id_ed25519", "id_ed25519.pub"]
