@@ -70,7 +70,7 @@ def carry_out(head: Head, order: Order) -> int:
         job_id = _submit(head, order)
     many = _size(task)
     code = 0
-    if task.batch and not order.detach:
+    if many > 1 and not order.detach:
         code = _wait_for_all(head, range(job_id, job_id + many), order.quiet)
     elif not order.detach:
         from skyq.cli.stream import follow
@@ -137,7 +137,7 @@ def _submit(head: Head, order: Order) -> int:
 
 def _submitted(head: Head, job_id: int, style: Style) -> str:
     job = head.job(job_id)
-    if job is None or job.array is None:
+    if job is None or job.array is None or job.array.count == 1:
         return "Job submitted, ID: " + style.bold(str(job_id))
     ids = style.bold("%d-%d" % (job.array.first, job.array.last))
     return "%d jobs submitted, IDs: %s" % (job.array.count, ids)
@@ -201,7 +201,7 @@ def _forecast(head: Head, task: Task) -> int:
     cluster.check_claim(head)
     head.check(task)
     print("Dry run on cluster %s: nothing was submitted." % head.cluster)
-    if task.batch:
+    if _size(task) > 1:
         print("It would be %d jobs. Of the first one:" % _size(task))
     print(head.forecast(_as_queued(task)))
     return 0

@@ -151,6 +151,14 @@ def test_one_of_an_array_is_run_once_more_as_it_was_but_alone(queue: LocalQueue)
     assert (queue.job(3)["job_name"], queue.job(3)["array"]) == ("a-x-b", None)
 
 
+def test_an_array_of_one_is_a_job(queue: LocalQueue) -> None:
+    assert "jobs" not in queue.ok("exec", "local", "--dryrun", "--array", "5", "true").out
+    done = queue.ok("exec", "local", "--array", "5", "echo at $SKYQ_ARRAY_INDEX")
+    done.line("⚙︎ Job submitted, ID: 1")
+    done.line(r"\(sky-cmd-5, pid=\d+\) at 5")
+    assert queue.job(1)["job_name"] == "sky-cmd-5"
+
+
 def test_what_makes_no_sense_leaves_nothing(queue: LocalQueue) -> None:
     folder = queue.file("work/seed", "x\n").parent
     for words in (
