@@ -96,6 +96,8 @@ def drain(jobs: int = 1000) -> None:
         "%d no-op jobs, 8 at a time: %.0f jobs/s (aim 150); `setsid bash` of the same without a queue: %.0f/s"
         % (jobs, jobs / seconds, jobs / bare)
     )
+    shares = ", ".join("%s %.1f" % share for share in queue.cpu.items())
+    print("of its ms of CPU time a no-op job takes: %s" % shares)
     queue.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = [sys.executable, str(ROOT / "skyq.pyz")]
+LOOK = 0.5  # seconds between two looks at CPU times
 
 
 class Queue:
@@ -33,6 +35,8 @@ class Queue:
         inventory = "local: {hosts: [{ip: localhost, accelerators: {H100: %d}, cpus: %d, memory: 64}]}\n"
         (home / ".skyq" / "pools.yaml").write_text(inventory % (devices, devices))
         self.skyq("queue", "local")
+        self.cpu: dict[str, float] = {}
+        """Who used how many ms of CPU time for a job, at the last look of a drain."""
 
     @property
     def state(self) -> Path:
@@ -76,9 +80,14 @@ class Queue:
 
         store = Store.open(str(self.state / "queue.db"))
         deadline = time.monotonic() + patience
+        look_at = time.monotonic() + LOOK
         while store.has_unfinished():
             if time.monotonic() > deadline:
                 raise SystemExit("The queue doesn't drain:\n" + self.skyq("queue", "local", "-s", "-u"))
+            if time.monotonic() > look_at:  # at the end the processes are gone at once
+                self.cpu, look_at = self._cpu(), time.monotonic() + LOOK
+                ended = sum(job.ended_at is not None for job in store.jobs())
+                self.cpu = {who: ms / max(ended, 1) for who, ms in self.cpu.items()}
             time.sleep(0.05)
         jobs = store.jobs()
         store.close()
@@ -86,6 +95,21 @@ class Queue:
         if bad:
             raise SystemExit("Job %d: %s (%s)" % (bad[0].id, bad[0].state, bad[0].reason))
         return max(job.ended_at or 0 for job in jobs) - min(job.started_at or 0 for job in jobs)
+
+    def _cpu(self) -> dict[str, float]:
+        """Who used how many ms of CPU time until now."""
+        own = {
+            verb: [pid for pid, argv in self.processes() if verb in argv]
+            for verb in (" _dispatcher ", " _node ")
+        }
+        if not all(own.values()):
+            return {}
+        dispatcher, agent = (_times(min(pids, key=_begin)) for pids in own.values())
+        return {
+            "the dispatcher": sum(dispatcher[:2]),
+            "the node agent": sum(agent[:2]),
+            "shims and bash": sum(agent[2:]),
+        }
 
     def processes(self) -> list[tuple[int, str]]:
         """(pid, argv) of this queue's own processes."""
@@ -109,3 +133,19 @@ class Queue:
             time.sleep(0.05)
         if remove:
             shutil.rmtree(self.folder)
+
+
+def _stat(pid: int) -> list[str]:
+    return Path("/proc/%d/stat" % pid).read_text().rpartition(")")[2].split()
+
+
+def _begin(pid: int) -> float:
+    try:
+        return int(_stat(pid)[19])
+    except OSError:
+        return math.inf  # it was a shim, and has ended
+
+
+def _times(pid: int) -> list[float]:
+    """Of the process: user, system; and of its children that have ended. In ms."""
+    return [int(ticks) * 1000 / os.sysconf("SC_CLK_TCK") for ticks in _stat(pid)[11:15]]
