@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.cluster import LocalQueue
+from tests.cluster import LocalQueue, words_of
 from tests.typist import Typist
 from tests.waiting import PATIENCE, wait_until
 
@@ -241,7 +241,7 @@ def test_when_its_shim_is_killed_nothing_is_left_and_the_terminal_says_so(
     screen.expect("here> ")
     screen.type("setsid sleep 1234 & \r")
     wait_until(lambda: sleepers(queue), "it sleeps")
-    shims = [p for p in queue.job_processes() if "_node" in p.cmdline() and os.getsid(p.pid) == p.pid]
+    shims = [p for p in queue.job_processes() if "_node" in words_of(p) and os.getsid(p.pid) == p.pid]
     min(shims, key=lambda p: p.create_time()).kill()
 
     assert screen.ended() == 100
