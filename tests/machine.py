@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -100,8 +101,9 @@ class Machine:
     def stop_cron(self) -> None:
         """Only the daemon; what it started goes on."""
         for process in self.processes():
-            if process.name() == "cron":
-                process.kill()
+            with suppress(psutil.NoSuchProcess):
+                if process.name() == "cron":
+                    process.kill()
         wait_until(lambda: "cron" not in [p.name() for p in self.processes()], "cron is dead")
 
     def processes(self) -> list[psutil.Process]:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -169,7 +170,10 @@ def app(world):
 def wait_for(condition, process):
     """Wait until something is so, or the process has ended before."""
     deadline = time.monotonic() + 30
-    while process.poll() is None and not condition():
+    while process.poll() is None:
+        with suppress(FileNotFoundError):  # what it lists may be renamed meanwhile
+            if condition():
+                break
         assert time.monotonic() < deadline
         time.sleep(0.002)
 
