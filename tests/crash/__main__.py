@@ -84,9 +84,11 @@ class Walk:
         for lab in self._labs:
             lab.down()
 
-    def points(self, name: str) -> list[Point]:
-        """All points of an operation; AssertionError where it fails undisturbed."""
-        if name not in self._points:
+    def points(self, name: str, anew: bool = False) -> list[Point]:
+        """All points of an operation; AssertionError where it fails undisturbed. They differ a little each
+        time: `anew` counts them once more.
+        """
+        if anew or name not in self._points:
             outcome, points = self._try(name, None, "kill")
             assert not outcome.wrong, "%s, undisturbed: %s\n%s" % (name, outcome.wrong, outcome.evidence)
             self._points[name] = [point for point in points if point.role in OPERATIONS[name].roles]

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import NO_LAB
 from tests.crash.__main__ import Walk
 from tests.crash.remote import REMOTE
-from tests.crash.trace import why_not
+from tests.crash.trace import Point, why_not
 from tests.lab.possible import why_not as why_no_lab
 
 SAMPLE = {
@@ -49,6 +49,10 @@ SAMPLE = {
 the same each time, and the first one of a dispatcher, which does as much as time allows."""
 
 
+MISSES = 5
+"""Times that what was counted may not come to pass: a write more or less, by what else goes on."""
+
+
 @pytest.fixture(scope="module")
 def walk(tmp_path_factory: pytest.TempPathFactory, session_dir: Path) -> Iterator[Walk]:
     if reason := why_not():
@@ -62,11 +66,17 @@ def walk(tmp_path_factory: pytest.TempPathFactory, session_dir: Path) -> Iterato
 def test_all_recovers_from_a_crash_at(walk: Walk, operation: str, kind: str) -> None:
     if operation in REMOTE and (reason := why_no_lab()):
         pytest.skip(NO_LAB + reason)
-    points = walk.points(operation)
     for pattern in SAMPLE[operation, kind]:
-        fitting = [point for point in points if re.match(pattern, str(point))]
-        assert fitting, "no point like %s in\n%s" % (pattern, "\n".join(map(str, points)))
-        point = fitting[0 if fitting[0].role == "dispatcher" else -1]
-        outcome = walk.run(operation, point, kind)
+        for missed in range(MISSES):
+            point = _point(walk.points(operation, anew=missed > 0), pattern)
+            outcome = walk.run(operation, point, kind)
+            if outcome.hit or outcome.wrong:
+                break
         assert outcome.hit, "%s was not met\n%s" % (point, outcome.evidence)
         assert not outcome.wrong, "%s %s: %s\n%s" % (kind, outcome.hit, outcome.wrong, outcome.evidence)
+
+
+def _point(points: list[Point], pattern: str) -> Point:
+    fitting = [point for point in points if re.match(pattern, str(point))]
+    assert fitting, "no point like %s in\n%s" % (pattern, "\n".join(map(str, points)))
+    return fitting[0 if fitting[0].role == "dispatcher" else -1]

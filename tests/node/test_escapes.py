@@ -106,8 +106,11 @@ def test_what_moves_to_another_group_is_known_by_its_mark(node: Node) -> None:
 
 HEADLESS = """
 import ctypes, threading
-threading.Thread(target=lambda: print(flush=True) or ctypes.CDLL(None).pause()).start()
-ctypes.CDLL(None).pthread_exit(None)
+libc = ctypes.CDLL(None)
+pause, leave = libc.pause, libc.pthread_exit  # while no other thread can hold a lock
+threading.Thread(target=pause).start()
+print(flush=True)
+leave(None)
 """
 
 
