@@ -126,13 +126,24 @@ class Candidates:
     before the next look. So a start costs what has changed, not the number of nodes.
     """
 
-    def __init__(self, request: Request, rooms: Sequence[Room], touched: Sequence[int]) -> None:
+    def __init__(
+        self, request: Request, rooms: Sequence[Room], alike: Iterable[Sequence[int]], touched: Sequence[int]
+    ) -> None:
+        """`alike`: see alike(). `touched`: positions of the rooms that have changed since."""
         self.request = request
         self._rooms = rooms
         self._touched = touched
-        self._seen = len(touched)
-        self._now = [None if room.node.unusable else fit(request, room) for room in rooms]
-        self._heap = [entry for entry in self._now if entry]
+        self._seen = 0
+        self._now: list[Optional[Fit]] = [None] * len(rooms)
+        self._heap: list[Fit] = []
+        changed = set(touched)
+        for positions in alike:
+            same = [each for each in positions if each not in changed] if changed else positions
+            found = fit(request, rooms[same[0]]) if same else None
+            if found:
+                for position in same:
+                    self._now[position] = entry = (*found[:-1], position)
+                    self._heap.append(entry)
         heapify(self._heap)
 
     def best(self, count: int) -> list[Room]:
@@ -154,6 +165,16 @@ class Candidates:
             if entry:
                 heappush(self._heap, entry)
         self._seen = len(self._touched)
+
+
+def alike(rooms: Iterable[Room]) -> list[list[int]]:
+    """The positions of rooms that are up, those together in which every request fits as well."""
+    found: dict[object, list[int]] = {}
+    for room in rooms:
+        if not room.node.unusable:
+            devices = tuple((kind, *amounts.values()) for kind, amounts in room.devices.items())
+            found.setdefault((room.cpus, room.memory, devices), []).append(room.position)
+    return list(found.values())
 
 
 def types_of(rooms: Iterable[Room]) -> list[str]:

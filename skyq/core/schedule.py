@@ -26,7 +26,7 @@ from typing import NamedTuple, Optional, Tuple
 from skyq.core.accelerators import amount_text, spelled
 from skyq.core.model import UNIT, Array, Holding, Node, Request, Snapshot, Start, Waiting
 from skyq.core.reserve import Kept, begin, choose
-from skyq.core.rooms import Candidates, Room, concrete, fit, types_of
+from skyq.core.rooms import Candidates, Room, alike, concrete, fit, types_of
 
 STARTING = "starts as soon as the dispatcher sees it"
 
@@ -181,6 +181,8 @@ class _Free:
                     by_name[grant.node].take(grant)
         for room in self.rooms:
             room.lock_up()
+        self._alike = alike(self.rooms)
+        """Before this pass placed anything."""
 
     @cached_property
     def types(self) -> list[str]:
@@ -256,7 +258,7 @@ class _Free:
 
     def _candidates_of(self, request: Request) -> Candidates:
         if request not in self._candidates:
-            self._candidates[request] = Candidates(request, self.rooms, self._touched)
+            self._candidates[request] = Candidates(request, self.rooms, self._alike, self._touched)
         return self._candidates[request]
 
 

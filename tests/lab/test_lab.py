@@ -297,7 +297,7 @@ def test_cron_starts_jobs_at_boot(make_lab: MakeLab) -> None:
 def test_cron_can_be_stopped(make_lab: MakeLab) -> None:
     lab = make_lab(1)
     lab.node(0).stop_cron()
-    assert "cron" not in [process.name() for process in lab.node(0).processes()]
+    wait_until(lambda: "cron" not in [p.name() for p in lab.node(0).processes()], "it is collected")
     lab.node(0).start_cron()
     assert "cron" in [process.name() for process in lab.node(0).processes()]
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 
 from tests.lab import Lab
-from tests.ssh.remote import Remote
+from tests.ssh.remote import Gate, Remote
 
 Make = Callable[..., Remote]
 
@@ -142,13 +142,22 @@ def test_a_node_is_removed_once_its_jobs_have_ended_and_keeps_nothing(make_clust
     assert head.code == 1 and "node0 is the head of the cluster" in head.err, str(head)
 
 
+def hold(cluster: Remote, gate: Gate, name: str) -> int:
+    """A job that has all devices of that node. Left to itself it goes to the one that answers first."""
+    cluster.ok("exec", "lab", "true")  # now there are nodes
+    others = [other for other in cluster.nodes() if other != name]
+    cluster.ok("drain", "lab", *others)
+    job = cluster.submit("--gpus", "H100:8", gate.wait)
+    cluster.until_waiting(gate, name)
+    cluster.ok("resume", "lab", *others)
+    return job
+
+
 def test_a_dead_node_is_removed_by_force_and_what_it_ran_is_given_up(make_cluster: Make) -> None:
     cluster = make_cluster(3)
     gate = cluster.gate()
-    held = cluster.submit("--num-nodes", "1", "--gpus", "H100:8", gate.wait)
-    cluster.until_waiting(gate, "node0")
-    there = cluster.submit("--gpus", "H100:8", gate.wait)
-    cluster.until_waiting(gate, "node1")
+    held = hold(cluster, gate, "node0")
+    there = hold(cluster, gate, "node1")
     cluster.lab.node(1).power_off()
     cluster.until_unreachable("node1")
     told = cluster.run("remove", "lab", "node1", "--force", "-y")
@@ -171,8 +180,7 @@ def test_a_dead_node_is_removed_by_force_and_what_it_ran_is_given_up(make_cluste
 def test_dead_nodes_that_shared_a_job_are_removed_at_once(make_cluster: Make) -> None:
     cluster = make_cluster(3)
     gate = cluster.gate()
-    cluster.submit("--num-nodes", "1", "--gpus", "H100:8", gate.wait)
-    cluster.until_waiting(gate, "node0")
+    hold(cluster, gate, "node0")
     gang = cluster.submit("--num-nodes", "2", "--gpus", "H100:8", gate.wait)
     cluster.until_waiting(gate, "node1", "node2")
     for number in (1, 2):
