@@ -6,7 +6,6 @@ Standard library only, any Python since 3.10. Everything runs, whatever failed b
 from __future__ import annotations
 
 import ast
-import json
 import os
 import re
 import shlex
@@ -29,9 +28,6 @@ CHECKS = {
 TESTS = ["pytest", "-q", "-n", "2", "--dist", "worksteal"]  # `python3 tests -n 0 --pdb` undoes the -n
 # A test that hangs for 5 minutes shows where, and fails; the others go on in a new worker.
 TESTS += ["-o", "faulthandler_timeout=300", "-o", "faulthandler_exit_on_timeout=true"]
-FEW = 5
-"""So many failures may be due to what else went on: they are tried once more, one by one."""
-FAILED = ROOT / ".pytest_cache" / "v" / "cache" / "lastfailed"
 
 
 def main(arguments: list[str]) -> int:
@@ -40,7 +36,7 @@ def main(arguments: list[str]) -> int:
         sys.exit("The tests need Python %d.%d or newer; this is %d.%d." % (*OLDEST, *sys.version_info[:2]))
     install(wanted())
     failed = [name for name, words in CHECKS.items() if not run(name, words)]
-    if not run("tests", [*TESTS, *arguments]) and not pass_alone(arguments):
+    if not run("tests", [*TESTS, *arguments]):
         failed.append("tests")
     if failed:
         print("FAILED: " + ", ".join(failed), file=sys.stderr)
@@ -78,19 +74,6 @@ def run(name: str, words: list[str]) -> bool:
     print("== %s: %s" % (name, shlex.join(words)), flush=True)
     environ = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
     return subprocess.run([str(PYTHON), "-m", *words], cwd=ROOT, env=environ, check=False).returncode == 0
-
-
-def pass_alone(arguments: list[str]) -> bool:
-    """Whether the few tests that failed pass when nothing runs beside them. Which they are is said at the
-    end: such a test is to be mended, or what it tests.
-    """
-    names = sorted(json.loads(FAILED.read_text(encoding="utf-8"))) if FAILED.exists() else []
-    if not 0 < len(names) <= FEW:
-        return False
-    if not run("once more, alone", [*TESTS, *arguments, "-n", "0", "--last-failed"]):
-        return False
-    print("UNSTEADY, failed once and passed alone:\n  " + "\n  ".join(names), file=sys.stderr)
-    return True
 
 
 if __name__ == "__main__":

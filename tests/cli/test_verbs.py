@@ -347,7 +347,7 @@ def test_escapes_of_a_job_are_made_harmless_on_a_terminal(laptop: Laptop, head: 
 
 
 def gone(laptop: Laptop, head: Far) -> None:
-    head.until(lambda: not head.agents(), "the agent ends with its client", within=20)
+    head.until(lambda: not head.agents(), "the agent ends with its client", within=5)
 
 
 @pytest.mark.parametrize("verb", [["logs", "lab"], ["exec", "lab", "echo one; sleep 600"]])

@@ -90,7 +90,7 @@ def test_ctrl_c_at_a_terminal_leaves_the_job_and_ends_the_agent(cluster: Remote)
 
     assert screen.wait() == 1
     assert "Aborted!" in screen.screen
-    cluster.until(lambda: not agents(cluster.head), "the agent ends", within=20)
+    cluster.until(lambda: not agents(cluster.head), "the agent ends", within=5)
     assert max(cluster.jobs().items())[1]["status"] == "RUNNING"
 
 

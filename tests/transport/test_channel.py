@@ -25,7 +25,7 @@ from tests.program import ROOT
 from tests.transport.server import HOST, Relay, Silent, Sshd, free_port
 from tests.waiting import wait_until
 
-AT_ONCE = 8.0  # seconds; less than any limit, so what takes longer has waited for something
+AT_ONCE = 2.0  # seconds; what takes longer has waited for something
 
 
 @pytest.fixture

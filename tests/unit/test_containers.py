@@ -115,11 +115,11 @@ def test_an_engine_that_hangs_is_given_up(
 
 
 def test_an_engine_that_leaves_something_behind_is_not_waited_for(run: RunDir, engine: Write) -> None:
-    engine("sleep 60 &")
+    engine("sleep 3 &")
     since = time.monotonic()
 
     assert Containers(run, "").tell(signal.SIGTERM)
-    assert time.monotonic() - since < 30
+    assert time.monotonic() - since < 2
 
 
 def test_one_engine_that_fails_does_not_save_the_containers_of_another(
