@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
 
-from queue_under_test import PROGRAM, Queue  # noqa: E402
+from queue_under_test import PROGRAM, Queue, stat  # noqa: E402
 
 TASK = "name: bench\nresources: {accelerators: H100:1}\nrun: 'true'\n"
 
@@ -165,7 +165,7 @@ def memory(jobs: int = 100) -> None:
 
 
 def _parent(pid: int) -> int:
-    return int(Path("/proc/%d/stat" % pid).read_text().rpartition(")")[2].split()[1])
+    return int(stat(pid)[1])
 
 
 def _kb(pid: int, file: str, field: str) -> float:

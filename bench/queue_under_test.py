@@ -85,9 +85,9 @@ class Queue:
             if time.monotonic() > deadline:
                 raise SystemExit("The queue doesn't drain:\n" + self.skyq("queue", "local", "-s", "-u"))
             if time.monotonic() > look_at:  # at the end the processes are gone at once
-                self.cpu, look_at = self._cpu(), time.monotonic() + LOOK
                 ended = sum(job.ended_at is not None for job in store.jobs())
-                self.cpu = {who: ms / max(ended, 1) for who, ms in self.cpu.items()}
+                self.cpu = {who: ms / max(ended, 1) for who, ms in self._cpu().items()}
+                look_at = time.monotonic() + LOOK
             time.sleep(0.05)
         jobs = store.jobs()
         store.close()
@@ -135,17 +135,18 @@ class Queue:
             shutil.rmtree(self.folder)
 
 
-def _stat(pid: int) -> list[str]:
+def stat(pid: int) -> list[str]:
+    """What /proc/PID/stat has after the name: state, parent ... OSError where it is gone."""
     return Path("/proc/%d/stat" % pid).read_text().rpartition(")")[2].split()
 
 
 def _begin(pid: int) -> float:
     try:
-        return int(_stat(pid)[19])
+        return int(stat(pid)[19])
     except OSError:
         return math.inf  # it was a shim, and has ended
 
 
 def _times(pid: int) -> list[float]:
     """Of the process: user, system; and of its children that have ended. In ms."""
-    return [int(ticks) * 1000 / os.sysconf("SC_CLK_TCK") for ticks in _stat(pid)[11:15]]
+    return [int(ticks) * 1000 / os.sysconf("SC_CLK_TCK") for ticks in stat(pid)[11:15]]

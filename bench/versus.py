@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from contenders import ALL, Contender, Lacks
-from queue_under_test import ROOT
+from queue_under_test import ROOT, stat
 
 JOBS = 1000
 PATIENCE = 12.0
@@ -222,7 +222,7 @@ def cancel(bench: Bench) -> float:
 
 def _lives(pid: str) -> bool:
     try:
-        return Path("/proc/%s/stat" % pid).read_text().rpartition(")")[2].split()[0] not in "ZX"
+        return stat(int(pid))[0] not in "ZX"
     except OSError:
         return False
 
@@ -293,7 +293,7 @@ def _pss(pid: int) -> float:
 
 def _ticks(pid: int) -> int:
     try:
-        fields = Path("/proc/%d/stat" % pid).read_text().rpartition(")")[2].split()
+        fields = stat(pid)
     except OSError:
         return 0
     return int(fields[11]) + int(fields[12])

@@ -264,10 +264,7 @@ class LocalQueue:
 
     def _own_one(self, verb: str) -> psutil.Process:
         def one() -> psutil.Process | None:
-            try:
-                found = [process for process in self.own_processes() if verb in words_of(process)]
-            except psutil.NoSuchProcess:
-                return None  # it has just ended
+            found = [process for process in self.own_processes() if verb in words_of(process)]
             return found[0] if len(found) == 1 else None
 
         found = self.until(one, "one %s process" % verb)

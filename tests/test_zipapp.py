@@ -11,10 +11,11 @@ import subprocess
 import sys
 import time
 import uuid
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
+
+from tests.waiting import wait_until
 
 REPO = Path(__file__).resolve().parent.parent
 OUR_COMMAND_LINE = '''
@@ -169,13 +170,8 @@ def app(world):
 
 def wait_for(condition, process):
     """Wait until something is so, or the process has ended before."""
-    deadline = time.monotonic() + 30
-    while process.poll() is None:
-        with suppress(FileNotFoundError):  # what it lists may be renamed meanwhile
-            if condition():
-                break
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
+    ended = "it is so, or the process has ended"
+    wait_until(lambda: process.poll() is not None or condition(), ended, 30, longest_pause=0.002)
 
 
 def mounted(mounts, command, world):

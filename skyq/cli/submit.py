@@ -201,8 +201,8 @@ def _forecast(head: Head, task: Task) -> int:
     cluster.check_claim(head)
     head.check(task)
     print("Dry run on cluster %s: nothing was submitted." % head.cluster)
-    if _size(task) > 1:
-        print("It would be %d jobs. Of the first one:" % _size(task))
+    if (many := _size(task)) > 1:
+        print("It would be %d jobs. Of the first one:" % many)
     print(head.forecast(_as_queued(task)))
     return 0
 

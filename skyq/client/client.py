@@ -1,4 +1,4 @@
-"""What finds and makes clusters on other machines is given by whoever asks, and what it may come to."""
+"""What the search for a cluster on other machines gets from who asks, and how it may end."""
 
 from __future__ import annotations
 

@@ -127,9 +127,9 @@ class Candidates:
     """
 
     def __init__(
-        self, request: Request, rooms: Sequence[Room], alike: Iterable[Sequence[int]], touched: Sequence[int]
+        self, request: Request, rooms: Sequence[Room], groups: Iterable[Sequence[int]], touched: Sequence[int]
     ) -> None:
-        """`alike`: see alike(). `touched`: positions of the rooms that have changed since."""
+        """`groups`: see alike(). `touched`: positions of the rooms that have changed since."""
         self.request = request
         self._rooms = rooms
         self._touched = touched
@@ -137,7 +137,7 @@ class Candidates:
         self._now: list[Optional[Fit]] = [None] * len(rooms)
         self._heap: list[Fit] = []
         changed = set(touched)
-        for positions in alike:
+        for positions in groups:
             same = [each for each in positions if each not in changed] if changed else positions
             found = fit(request, rooms[same[0]]) if same else None
             if found:
@@ -168,7 +168,7 @@ class Candidates:
 
 
 def alike(rooms: Iterable[Room]) -> list[list[int]]:
-    """The positions of rooms that are up, those together in which every request fits as well."""
+    """The positions of rooms that are up, those together that suit every request equally."""
     found: dict[object, list[int]] = {}
     for room in rooms:
         if not room.node.unusable:
