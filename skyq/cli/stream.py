@@ -21,7 +21,7 @@ from skyq.head.head import Head
 
 EAGER = 2.0  # seconds after the last news in which the files are looked at often
 QUICK, SLOW = 0.01, 0.1  # seconds between two looks
-PID_WAIT = 5.0  # seconds that the first text waits for the pid in its prefix, which comes with a commit
+PID_WAIT = 2.0  # seconds that the first text waits for the pid in its prefix, which comes with a commit
 CARE = 2.0  # seconds between two looks whether the dispatcher, which may be killed, still works
 OWED = 10.0  # seconds without a byte of what a worker still owes of an ended job's log, until one leaves
 
@@ -169,8 +169,10 @@ class JobView:
 
     def _has_pid(self, step: str) -> bool:
         """Whether what it wrote may be shown; the pid of its prefix is awaited for a moment."""
-        if step in self._job.pids or self._job.state in states.FINAL or not self._is_there(step):
+        if step in self._job.pids or self._job.state in states.FINAL:
             return True
+        if not self._is_there(step):
+            return False  # also to what is written from now on: it would come without the pid
         now = time.monotonic()
         return now - self._nameless.setdefault(step, now) >= PID_WAIT
 

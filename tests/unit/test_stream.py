@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
 import pytest
 
 from skyq.cli.render import UNSTYLED
-from skyq.cli.stream import Labels, blamed_step, print_end
+from skyq.cli.stream import JobView, Labels, blamed_step, print_end
 from skyq.core.model import Grant, Job, Node, Reach
+from skyq.head.head import Head
 from tests.unit.test_render import a_job as job
 
 NODES = [
@@ -50,6 +56,31 @@ def test_setup_is_named_by_its_node_too() -> None:
 
     assert label(one, "setup-0") == "(setup pid=6)"
     assert label(one, "setup-1") == "(setup pid=5, ip=10.0.0.1)"
+
+
+def test_what_is_written_while_one_looks_waits_for_its_pid_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, out = tmp_path / "run.log", io.BytesIO()
+    log.touch()
+    head = SimpleNamespace(
+        all_nodes=lambda: NODES[:1],
+        step_logs=lambda one: {"run-0": str(log)},
+        attempt_folder=lambda one: str(tmp_path),
+    )
+    running = job(name="train", state="RUNNING", pids={}, grants=(Grant("node0", 0),))
+    view = JobView(cast(Head, head), running, out, UNSTYLED)
+    look = view._is_there
+
+    def look_and_then_it_writes(step: str) -> bool:
+        found = look(step)
+        log.write_bytes(b"hi\n")
+        return found
+
+    monkeypatch.setattr(view, "_is_there", look_and_then_it_writes)
+    assert not view.pump(patient=True) and out.getvalue() == b""
+    view.see(running._replace(pids={"run-0": 7}, rev=running.rev + 1))
+    assert view.pump(patient=True) and out.getvalue() == b"(train, pid=7) hi\n"
 
 
 def test_a_failed_gang_says_who_failed_where_and_what_became_of_the_others(
