@@ -89,6 +89,7 @@ class LocalQueue:
         }
         if program[1:] == ["-m", "skyq"]:
             self.env["PYTHONPATH"] = str(ROOT)
+        self.started: list[tuple[tuple[str, ...], subprocess.Popen[bytes]]] = []
         self.declare(H100=4)
 
     def declare(self, cpus: float = 8, memory: float = 16, **devices: int) -> None:
@@ -131,7 +132,7 @@ class LocalQueue:
         self, *words: str, stdin: int = subprocess.DEVNULL, env: Mapping[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
         """One command, not waited for; in a session of its own, so that a signal reaches it alone."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [*self.program, *words],
             env={**self.env, **(env or {})},
             cwd=self.user_home,
@@ -140,6 +141,8 @@ class LocalQueue:
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
+        self.started.append((words, process))
+        return process
 
     def ok(self, *words: str, input: str | None = None, env: Mapping[str, str] | None = None) -> Result:
         """A command that must succeed."""
@@ -291,8 +294,12 @@ class LocalQueue:
     # Evidence and end.
 
     def evidence(self, *ids: int) -> str:
-        """What a failing test needs: the queue, the dispatcher's words, the jobs' logs."""
+        """What a failing test needs: the queue, commands that nobody heard, the dispatcher's words, jobs' logs."""
         parts = [str(self.run("queue", "local", "-u")) if self.state_dir.exists() else "no queue yet"]
+        unheard = [(words, each) for words, each in self.started if each.stdout and not each.stdout.closed]
+        for words, each in unheard:
+            if each.poll() is not None:
+                parts.append(str(_result(words, each.returncode, *each.communicate())))
         files = [self.state_dir / "dispatcher.log"]
         for folder in sorted(self.state_dir.glob("logs/*")):
             if not ids or folder.name.partition("-")[0] in map(str, ids):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from typing import Iterator
 
 VERSION = 5
@@ -46,9 +47,10 @@ _UPGRADES = {
 """What takes a database from a version to the next one. Nothing is lost."""
 
 
-def create(db: sqlite3.Connection) -> None:
-    """Several processes may come first at once: one makes the schema, the others wait and find it."""
-    db.execute("PRAGMA journal_mode = WAL")
+def create(db: sqlite3.Connection, patience: float) -> None:
+    """Several processes may come first at once: one makes the schema, the others wait and find it, up to
+    `patience` seconds."""
+    _write_ahead(db, patience)
     with open(os.path.join(os.path.dirname(__file__), "schema.sql"), encoding="utf-8") as file:
         script = file.read()
     db.execute("BEGIN IMMEDIATE")
@@ -60,6 +62,19 @@ def create(db: sqlite3.Connection) -> None:
     finally:
         if db.in_transaction:
             db.execute("ROLLBACK")
+
+
+def _write_ahead(db: sqlite3.Connection, patience: float) -> None:
+    """Have readers and a writer side by side. SQLite doesn't wait for others here by itself."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(0.01)
 
 
 def upgrade(db: sqlite3.Connection) -> None:

@@ -91,20 +91,21 @@ class Store:
         Raises StoreError when the disk is full, the file is damaged or gone, or a newer skyq made it.
         """
         kept = Journal(path, journal)
+        had_jobs = kept.exists()  # asked first: a database that is made meanwhile is there before its journal
         with _told(path):
             refuse_planted(os.path.dirname(path))
             if not os.path.exists(path):
-                if kept.exists():
+                if had_jobs:
                     raise _lost(path, "is gone")
                 os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
                 os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
             refuse_planted(os.path.dirname(path))
             db = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None)
             version = db.execute("PRAGMA user_version").fetchone()[0]
-            if version == 0 and kept.exists():
+            if version == 0 and had_jobs:
                 raise _lost(path, "is empty")
             if version == 0:
-                schema.create(db)
+                schema.create(db, BUSY_TIMEOUT)
             elif version > schema.VERSION:
                 raise StoreError(
                     "%s was made by a newer skyq. Use that one (its schema is %d, this one knows %d)."

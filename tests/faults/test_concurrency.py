@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import sqlite3
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import pytest
+
+from skyq.store.store import Store
 from tests.cluster import LocalQueue
 from tests.faults.truth import Truth
 
@@ -35,6 +42,38 @@ def test_eight_clients_of_fifty_jobs_each_lose_nothing_and_share_no_device(queue
     assert sorted(queue.states()) == ids
     assert truth.violations() == []
     assert truth.starts() == dict.fromkeys(ids, 1)
+
+
+def test_who_comes_first_waits_for_another_that_makes_the_database(tmp_path: Path) -> None:
+    """SQLite itself refuses to: "database is locked", at once."""
+    other = sqlite3.connect(tmp_path / "queue.db", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    leaves = threading.Timer(0.5, other.close)
+    leaves.start()
+    opened = Store.open(str(tmp_path / "queue.db"))
+    assert opened.nodes() == ()
+    opened.close()
+    leaves.join()
+
+
+def test_a_queue_that_another_makes_meanwhile_is_not_taken_for_a_lost_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, journal = str(tmp_path / "queue.db"), str(tmp_path / "journal")
+    exists = os.path.exists
+
+    def seen_just_before(asked: str) -> bool:
+        there = exists(asked)
+        if not there and asked == path:
+            monkeypatch.undo()
+            first = Store.open(path, journal)
+            with first.transaction():
+                first.set("cluster_id", "1")
+            first.close()
+        return there
+
+    monkeypatch.setattr(os.path, "exists", seen_just_before)
+    assert Store.open(path, journal).get("cluster_id") == "1"
 
 
 def test_a_full_machine_is_used_up_to_its_last_half(queue: LocalQueue) -> None:
