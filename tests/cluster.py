@@ -294,7 +294,7 @@ class LocalQueue:
     # Evidence and end.
 
     def evidence(self, *ids: int) -> str:
-        """What a failing test needs: the queue, commands that nobody heard, the dispatcher's words, jobs' logs."""
+        """What a failing test needs: the queue, commands nobody heard, dispatcher's words, the jobs' logs."""
         parts = [str(self.run("queue", "local", "-u")) if self.state_dir.exists() else "no queue yet"]
         unheard = [(words, each) for words, each in self.started if each.stdout and not each.stdout.closed]
         for words, each in unheard:
