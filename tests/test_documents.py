@@ -92,6 +92,8 @@ QUOTED = (
     "in use by others",
     "a process that can't be seen from here",
     "being looked at",
+    " is missing: ",
+    "nvidia-smi says: ",
     "the connection to its terminal was lost",
     "nobody came to its terminal within ",
 )

@@ -392,17 +392,22 @@ def quarantine_text(nodes: Iterable[Node], cluster: str) -> str:
     return "\n".join(lines)
 
 
-def strangers_text(nodes: Iterable[Node], cluster: str) -> str:
-    """A line for each device that others use, and one on what to do; "" where there is none."""
-    lines = [
-        "%s: device %d is in use by others: %s" % (plain(node.name), each.device, plain(each.who))
-        for node in nodes
-        for each in node.strangers
-        if each.who
-    ]
+def strangers_text(nodes: Iterable[Node], cluster: str, grows: bool = True) -> str:
+    """A line for each device that others use, or that is missing, and what to do; "" where there is none.
+
+    `grows`: whether it is a cluster to which `skyq add` adds.
+    """
+    found = [(node.name, each) for node in nodes for each in node.strangers if each.who]
+    lines = []
+    for name, each in found:
+        what = " is missing: " if each.missing else " is in use by others: "
+        lines.append("%s: device %d" % (plain(name), each.device) + what + plain(each.who))
     if lines:
-        lines.append("Nothing new starts there until they have gone. To give it out all the same: ")
+        lines.append("Nothing new starts there until that has changed. To give it out all the same: ")
         lines[-1] += "skyq config %s strangers=ignore" % plain(cluster)
+    if grows and (names := sorted({plain(name) for name, each in found if each.missing})):
+        lines.append("What is missing for good, or has another number: ")
+        lines[-1] += "skyq add %s %s" % (plain(cluster), " ".join(names))
     return "\n".join(lines)
 
 
@@ -439,9 +444,10 @@ def _devices_in_use(node: Node, use: _Use) -> str:
         texts.append("%s: %s of %d in use" % (kind, _number(used[kind] / UNIT), total[kind]))
         kept = sum(device.index in locked for device in node.devices if device.accelerator == kind)
         texts += ["%d in quarantine" % kept] if kept else []
-        others = {each.device for each in node.strangers if each.who}
-        kept = sum(device.index in others for device in node.devices if device.accelerator == kind)
-        texts += ["%d by others" % kept] if kept else []
+        its = [device.index for device in node.devices if device.accelerator == kind]
+        for missing, word in ((False, "by others"), (True, "missing")):
+            kept = sum(e.device in its for e in node.strangers if e.who and e.missing is missing)
+            texts += ["%d %s" % (kept, word)] if kept else []
     return ", ".join(texts)
 
 
@@ -455,6 +461,10 @@ def nodes_json(
 ) -> dict[str, list[dict[str, object]]]:
     """The same nodes for programs."""
     return {cluster: [_node_record(node, use) for node, use in _uses(nodes, holding)]}
+
+
+def _who_of(node: Node, device: int, missing: bool) -> str:
+    return "; ".join(each.who for each in node.strangers if (each.device, each.missing) == (device, missing))
 
 
 def _node_record(node: Node, use: _Use) -> dict[str, object]:
@@ -474,7 +484,8 @@ def _node_record(node: Node, use: _Use) -> dict[str, object]:
                     for kept in node.quarantined
                     if kept.device == device.index
                 ),
-                "strangers": "; ".join(e.who for e in node.strangers if e.device == device.index),
+                "strangers": _who_of(node, device.index, missing=False),
+                "missing": _who_of(node, device.index, missing=True),
             }
             for device in node.devices
         ],

@@ -67,7 +67,7 @@ def _show(name: str) -> int:
     quarantine = quarantine_text(head.nodes(), name)
     if quarantine:
         print(style.red(quarantine))
-    strangers = strangers_text(head.nodes(), name)
+    strangers = strangers_text(head.nodes(), name, grows=name != cluster.LOCAL)
     if strangers:
         print(style.yellow(strangers))
     return 0

@@ -176,11 +176,13 @@ class Quarantine(NamedTuple):
 
 
 class Stranger(NamedTuple):
-    """A device of a node that others use, without any queue: nothing new starts on it."""
+    """A device that others use, without any queue, or that is there no more: nothing new starts on it."""
 
     device: int
     who: str
     """ "pid 4711 python of bob, 4096 MB"; "": it isn't known yet whether somebody does."""
+    missing: bool = False
+    """Nobody uses it: nvidia-smi doesn't list it under its number, and `who` is what that says."""
 
 
 class Node(NamedTuple):
@@ -201,7 +203,7 @@ class Node(NamedTuple):
     quarantined: Tuple[Quarantine, ...] = ()
     """What of its devices nobody may get now."""
     strangers: Tuple[Stranger, ...] = ()
-    """What of its devices others use."""
+    """What of its devices others use, or is missing."""
 
     @property
     def at_hand(self) -> Node:

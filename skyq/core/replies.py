@@ -102,6 +102,7 @@ NODE: Dict[str, Shape] = {
     **VISIT,
     "strangers": {
         "found": _list(_row(_number(0, 1 << 16), _number(0, 1 << 31), _text(64), _text(64), _SIZE), 256),
+        "missing?": _list(_row(_number(0, 1 << 16), _WORD), 256),
         "why?": _WORDS,
     },
 }

@@ -24,7 +24,7 @@ from operator import attrgetter
 from typing import NamedTuple, Optional, Tuple
 
 from skyq.core.accelerators import amount_text, spelled
-from skyq.core.model import UNIT, Array, Holding, Node, Request, Snapshot, Start, Waiting
+from skyq.core.model import UNIT, Array, Holding, Node, Request, Snapshot, Start, Stranger, Waiting
 from skyq.core.reserve import Kept, begin, choose
 from skyq.core.rooms import Candidates, Room, alike, concrete, fit, types_of
 
@@ -400,22 +400,16 @@ class _Reasons:
         return text
 
     def _locked_up(self, count: int, request: Request) -> str:
-        """What of the devices is in quarantine, or others use, if it is devices that lack."""
+        """What of the devices is in quarantine, or others use, or is missing, if it is devices that lack."""
         if len(_fitting(_devices_only(request), self._up)) >= count:
             return ""
-        return self._in_quarantine(request) + self._in_use_by_others(request)
-
-    def _in_use_by_others(self, request: Request) -> str:
-        found = [(room.node.name, room.strangers(request.accelerator or "")) for room in self._up]
-        asked = [name for name, them in found if any(not each.who for each in them)]
-        texts = [
-            "device %d on %s (%s)" % (each.device, name, each.who)
-            for name, them in found
-            for each in them
-            if each.who
+        found = [
+            (room.node.name, each) for room in self._up for each in room.strangers(request.accelerator or "")
         ]
-        more = " and %d more" % (len(texts) - 2) if len(texts) > 2 else ""
-        text = ", in use by others: " + ", ".join(texts[:2]) + more if texts else ""
+        text = self._in_quarantine(request)
+        text += _told("in use by others", [pair for pair in found if not pair[1].missing])
+        text += _told("missing", [pair for pair in found if pair[1].missing])
+        asked = list(dict.fromkeys(name for name, each in found if not each.who))
         return text + (", being looked at: the devices of " + ", ".join(asked[:3]) if asked else "")
 
     def _in_quarantine(self, request: Request) -> str:
@@ -481,6 +475,13 @@ def _need(count: int, asked: Request) -> str:
     if count > 1:
         return "%d nodes with %s each" % (count, what)
     return what if len(parts) < 2 and asked.amount <= UNIT and asked.cpus <= 1000 else what + " on one node"
+
+
+def _told(what: str, found: Sequence[Tuple[str, Stranger]]) -> str:
+    """ ", in use by others: device 3 on node1 (pid 4711 python of bob)"; "" where none is known."""
+    texts = ["device %d on %s (%s)" % (each.device, name, each.who) for name, each in found if each.who]
+    more = " and %d more" % (len(texts) - 2) if len(texts) > 2 else ""
+    return ", %s: %s%s" % (what, ", ".join(texts[:2]), more) if texts else ""
 
 
 def _unusable(rooms: Sequence[Room]) -> str:

@@ -1,4 +1,4 @@
-"""Which devices others use: asked of the nodes that have real ones, while there is work.
+"""Which devices others use, and which are missing: asked of nodes that have real ones, while there is work.
 
 A job that wants devices starts on a node only once that has told: after an idle time a stranger may have
 come. A node that doesn't answer is taken as it is; nothing hangs for long.
@@ -12,7 +12,7 @@ from typing import Dict, FrozenSet, Iterable, List, Mapping, Optional, Set, Tupl
 from skyq.core.logtext import plain
 from skyq.core.model import Node, Stranger
 from skyq.core.protocol import Message
-from skyq.head.links import CONNECTING
+from skyq.head.nodestate import CONNECTING
 from skyq.store.store import Store
 
 TYPE_CHECKING = False
@@ -121,12 +121,17 @@ class Lookout:
         self._has_answered(seen, now)
         if seen.trouble:
             return seen.trouble if seen.trouble != before else ""
-        known = {device.index for device in node.devices if device.uuid} - seen.held - _held(node.name, board)
+        real = {device.index for device in node.devices if device.uuid}
+        judged = real - seen.held - _held(node.name, board)
         found: Dict[int, List[str]] = {}
         for device, pid, program, user, memory in message["found"]:
-            if device in known:
+            if device in judged:
                 found.setdefault(device, []).append(_who(pid, program, user, memory))
-        seen.strangers = tuple(Stranger(device, _some(found[device])) for device in sorted(found))
+        its = {device: Stranger(device, _some(whos)) for device, whos in found.items()}
+        for device, why in message.get("missing", []):
+            if device in real:  # one that a job has, too: the next one shall not get it
+                its[device] = Stranger(device, plain(why), missing=True)
+        seen.strangers = tuple(its[device] for device in sorted(its))
         return ""
 
     def _has_answered(self, seen: _Seen, now: float) -> None:
@@ -182,7 +187,8 @@ def told(store: Store, nodes: Iterable[Node]) -> Tuple[Node, ...]:
 def _told_of(node: Node, found: Optional[List[List[object]]]) -> Tuple[Stranger, ...]:
     if found is None:
         return tuple(Stranger(device.index, "") for device in node.devices if device.uuid)
-    return tuple(Stranger(*each) for each in found)  # type: ignore[arg-type]
+    its = {device.index for device in node.devices}  # by now: `skyq add` may have seen it since
+    return tuple(Stranger(*each) for each in found if each[0] in its)  # type: ignore[arg-type]
 
 
 def _held(node: str, board: Board) -> FrozenSet[int]:

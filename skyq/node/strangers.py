@@ -1,4 +1,5 @@
-"""Who uses this machine's devices without being of a job: nvidia-smi tells, which may take seconds, or hang.
+"""Who uses this machine's devices without being of a job, and which are missing: nvidia-smi tells, which may
+take seconds, or hang.
 
 It runs as a child whose end a descriptor tells, so nobody waits for it. Whoever looks like a stranger is
 looked for once more: what nvidia-smi tells of a process that has just ended may be old.
@@ -10,18 +11,20 @@ import os
 import signal
 import time
 from contextlib import suppress
-from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Set, Tuple
+from types import MappingProxyType
+from typing import Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Set, Tuple
 
 from skyq.core.protocol import Message
 from skyq.node import proc
 from skyq.transport import cgroup, mark
 
 APPS = ["--query-compute-apps=gpu_uuid,pid,used_memory,process_name", "--format=csv,noheader,nounits"]
-MEMORY = ["--query-gpu=uuid,memory.used", "--format=csv,noheader,nounits"]
+DEVICES = ["--query-gpu=uuid,index,memory.used", "--format=csv,noheader,nounits"]
 LIMIT = 10.0  # seconds that nvidia-smi gets
 AGAIN = 1.0  # seconds until the second look
 MOST = 64  # strangers that are told of
 OUTPUT = 256 * 1024  # bytes that are read of it
+MISSING = -1  # stands for the pid where a device is there no more
 UNSEEN = 2048  # MB in use on a device on which no process is seen: somebody's of another container
 SERVICES = ("nvidia-cuda-mps-server", "nvidia-cuda-mps-control", "nv-hostengine", "dcgm")
 """They serve others, and use no device for themselves."""
@@ -150,7 +153,7 @@ class Lookout:
             self._answer([], "nvidia-smi hangs")
         else:
             try:
-                for options in (APPS, MEMORY):
+                for options in (APPS, DEVICES):
                     self._asked.append(_Asked(program, options))
                     self.children.add(self._asked[-1].pid)
             except OSError as error:
@@ -168,15 +171,17 @@ class Lookout:
         asked.fd = -1
         if any(each.fd >= 0 for each in self._asked):
             return
-        apps, memory = (bytes(each.text).decode(errors="replace") for each in self._asked)
+        apps, listed = (bytes(each.text).decode(errors="replace") for each in self._asked)
         self._asked.clear()
-        found = judge(self._devices, apps, memory, self._is_ours())
-        new = {each.key for each in found} - self._known
-        if new and self._first is None:
-            self._first = new
+        found, gone = judge(self._devices, apps, listed, self._is_ours()), missing(self._devices, listed)
+        seen = {each.key for each in found} | {(device, MISSING) for device in gone}
+        if seen - self._known and self._first is None:
+            self._first = seen - self._known
             self._due = time.monotonic() + AGAIN
             return
-        self._answer([each for each in found if each.key in self._known | (self._first or set())], "")
+        twice = seen & (self._known | (self._first or set()))
+        gone = {device: why for device, why in gone.items() if (device, MISSING) in twice}
+        self._answer([each for each in found if each.key in twice], "", gone)
 
     def _stop(self) -> None:
         for asked in self._asked:
@@ -184,10 +189,11 @@ class Lookout:
                 self._unwatch(asked.fd)
         self._asked.clear()
 
-    def _answer(self, found: List[Found], why: str) -> None:
+    def _answer(self, found: List[Found], why: str, gone: Mapping[int, str] = MappingProxyType({})) -> None:
         self._devices, self._first = {}, None
-        self._known = {each.key for each in found}
-        self._say({"is": "strangers", "found": [list(each) for each in found[:MOST]], "why": why})
+        self._known = {each.key for each in found} | {(device, MISSING) for device in gone}
+        told = [list(each) for each in found[:MOST]]
+        self._say({"is": "strangers", "found": told, "missing": sorted(map(list, gone.items())), "why": why})
 
     def _is_ours(self) -> Callable[[int], bool]:
         shims = self._shims()
@@ -208,8 +214,8 @@ def is_of_a_job(pid: int, shims: Iterable[int]) -> bool:
     return False
 
 
-def judge(devices: Dict[str, int], apps: str, memory: str, ours: Callable[[int], bool]) -> List[Found]:
-    """The strangers on these devices, by nvidia-smi's lines `uuid, pid, memory, name` and `uuid, memory`."""
+def judge(devices: Dict[str, int], apps: str, listed: str, ours: Callable[[int], bool]) -> List[Found]:
+    """The strangers on these devices, by nvidia-smi's `uuid, pid, memory, name` and `uuid, index, memory`."""
     found: Dict[Tuple[int, int], Found] = {}
     seen: Set[int] = set()
     for fields in _rows(apps, 4):
@@ -223,11 +229,29 @@ def judge(devices: Dict[str, int], apps: str, memory: str, ours: Callable[[int],
         account = proc.owner(pid)[:40] if pid else ""
         stranger = Found(device, pid, _program(pid, fields[3]), account, _number(fields[2]))
         found.setdefault(stranger.key, stranger)
-    for uuid, used in _rows(memory, 2):
+    for uuid, _, used in _rows(listed, 3):
         device = devices.get(uuid)
         if device is not None and device not in seen and _number(used) >= UNSEEN:
             found[device, 0] = Found(device, 0, "", "", _number(used))
     return [found[key] for key in sorted(found)]
+
+
+def missing(devices: Dict[str, int], listed: str) -> Dict[int, str]:
+    """Which of these devices nvidia-smi doesn't list under their numbers, and what it says: one that fell off
+    the bus, all after the driver was replaced while it ran, or the ones behind one that a boot did not find.
+
+    Where it says nothing at all, nothing is known.
+    """
+    now = {uuid: index for uuid, index, _ in _rows(listed, 3)}
+    said = [line for line in map(str.strip, listed.splitlines()) if line.partition(",")[0] not in now]
+    why = "nvidia-smi says: " + _plain(said[0])[:120] if said else "nvidia-smi doesn't list it"
+    found = {}
+    for uuid, device in devices.items() if listed.strip() else ():
+        if uuid not in now:
+            found[device] = why
+        elif now[uuid] != str(device):
+            found[device] = "nvidia-smi lists it as device " + _plain(now[uuid])[:20]
+    return found
 
 
 def _rows(text: str, fields: int) -> Iterable[List[str]]:
@@ -245,4 +269,8 @@ def _number(text: str) -> int:
 def _program(pid: int, told: str) -> str:
     name = os.path.basename(told) if told and not told.startswith("[") else ""
     known = proc.name(pid) if pid and not name else name
-    return "".join(char if char.isprintable() else "?" for char in known)[:40]
+    return _plain(known)[:40]
+
+
+def _plain(text: str) -> str:
+    return "".join(char if char.isprintable() else "?" for char in text)

@@ -21,7 +21,7 @@ echo "$$" >>"$0.asked"
 [ ! -e "$0.hangs" ] || exec sleep 600
 case $1 in
 --query-compute-apps=gpu_uuid,pid,used_memory,process_name) cat "$0.apps" ;;
---query-gpu=uuid,memory.used) cat "$0.memory" ;;
+--query-gpu=uuid,index,memory.used) cat "$0.devices" ;;
 esac
 """
 ME = pwd.getpwuid(os.getuid()).pw_name
@@ -40,8 +40,8 @@ class Smi:
     def beside(self, name: str) -> Path:
         return Path("%s.%s" % (self.path, name))
 
-    def says(self, *apps: str, memory: str = "") -> None:
-        for name, text in (("apps", "".join(app + "\n" for app in apps)), ("memory", memory)):
+    def says(self, *apps: str, devices: str = "GPU-0, 0, 1\nGPU-1, 1, 1\n") -> None:
+        for name, text in (("apps", "".join(app + "\n" for app in apps)), ("devices", devices)):
             aside = self.beside(name + ".new")
             aside.write_text(text)
             aside.rename(self.beside(name))
@@ -84,7 +84,7 @@ def test_a_stranger_is_told_with_program_account_and_memory(node: Node, smi: Smi
 
 def test_where_nobody_is_one_look_is_enough(node: Node, smi: Smi) -> None:
     assert look(node.agent()) == []
-    assert smi.times() == 2  # for processes, for memory
+    assert smi.times() == 2  # for processes, for devices
 
 
 def test_who_is_gone_at_the_second_look_was_none(node: Node, smi: Smi, stranger: int) -> None:
@@ -120,6 +120,32 @@ def test_no_process_of_a_job_is_a_stranger_whatever_it_does_to_hide(node: Node, 
 
     assert look(agent) == []
     assert look(node.agent()) == []  # another agent that has forked none of them
+
+
+def test_a_device_that_is_listed_no_more_or_under_another_number_is_missing(node: Node, smi: Smi) -> None:
+    agent = node.agent()
+    smi.says(
+        devices="GPU-1, 0, 1\nUnable to determine the device handle for GPU0000:17:00.0: Unknown Error\n"
+    )
+    agent.say({"do": "look", "devices": DEVICES})
+    assert agent.hear("strangers")["missing"] == [
+        [0, "nvidia-smi says: Unable to determine the device handle for GPU0000:17:00.0: Unknown Error"],
+        [1, "nvidia-smi lists it as device 0"],
+    ]
+    smi.says()
+    agent.say({"do": "look", "devices": DEVICES})
+    assert agent.hear("strangers")["missing"] == []
+
+
+def test_what_is_missing_for_a_moment_only_is_not_missing(node: Node, smi: Smi) -> None:
+    smi.says(devices="GPU-0, 0, 1\n")
+    agent = node.agent()
+    agent.say({"do": "look", "devices": DEVICES})
+    wait_until(lambda: smi.times() == 2, "it is asked")
+    time.sleep(0.3)
+    smi.says()
+
+    assert agent.hear("strangers")["missing"] == []
 
 
 def test_what_hangs_is_given_up_and_holds_up_nothing(

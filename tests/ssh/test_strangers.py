@@ -89,6 +89,42 @@ def test_the_first_job_after_an_idle_time_lands_on_no_strangers_device(cluster: 
     assert got == [("node0", 1), ("node1", 1)], cluster.ok("status", "lab").out
 
 
+def test_a_device_that_fell_off_the_bus_is_given_to_nobody_and_can_be_left_out(cluster: Remote) -> None:
+    cluster.ok("exec", "lab", "-q", "--gpus", "H100:2", "true")
+    cluster.lab.node(1).gpus(1)
+    cluster.kill_dispatcher()
+    jobs = [cluster.submit("--gpus", "H100:2", "sleep 600"), cluster.submit("--gpus", "H100:1", "sleep 600")]
+    cluster.wait_all(jobs, "RUNNING")
+    waits = cluster.submit("--gpus", "H100:1", "true")
+
+    why = "nvidia-smi doesn't list it"
+    cluster.until(
+        lambda: "missing: device 1 on node1 (%s)" % why in cluster.job(waits)["reason"], "it is told"
+    )
+    status = cluster.ok("status", "lab").out
+    assert "H100: 1 of 2 in use, 1 missing" in status and "node1: device 1 is missing: " + why in status
+    assert [device["missing"] for device in cluster.nodes()["node1"]["devices"]] == ["", why]
+
+    cluster.ok("add", "lab", "node1")
+    assert len(cluster.nodes()["node1"]["devices"]) == 1
+    assert "missing" not in cluster.ok("status", "lab").out
+    cluster.lab.node(1).gpus(2)
+    cluster.ok("add", "lab", "node1")
+    assert cluster.wait(waits)["status"] == "SUCCEEDED"
+
+
+def test_devices_wait_while_the_driver_is_broken(cluster: Remote) -> None:
+    cluster.ok("exec", "lab", "-q", "true")
+    for number in (0, 1):
+        cluster.lab.node(number).gpus(2, "fails")
+    cluster.kill_dispatcher()
+    waits = cluster.submit("--gpus", "H100:1", "true")
+    cluster.until(lambda: "it couldn't communicate with" in cluster.job(waits)["reason"], "it is told")
+    cluster.lab.node(1).gpus(2)
+
+    assert cluster.wait(waits)["nodes"][0]["node"] == "node1"
+
+
 def test_on_ones_own_machine_it_is_the_same(make_lab: Callable[..., Lab]) -> None:
     lab = make_lab(1, gpus=2)
     node = lab.node(0)

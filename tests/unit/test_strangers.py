@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 from skyq.cli.render import nodes_json, nodes_table, strangers_text
 from skyq.core.model import Device, Node, Quarantine, Request, Snapshot, Stranger, Waiting
 from skyq.core.schedule import explain, misfit, plan
-from skyq.node.strangers import UNSEEN, Found, judge
+from skyq.node.strangers import UNSEEN, Found, judge, missing
 
 DEVICES = {"GPU-0": 0, "GPU-1": 1}
 WHO = "pid 4711 python of bob, 4096 MB"
 
 
-def found(apps: str = "", memory: str = "", ours: tuple[int, ...] = ()) -> list[Found]:
-    return judge(DEVICES, apps, memory, lambda pid: pid in ours)
+def found(apps: str = "", listed: str = "", ours: tuple[int, ...] = ()) -> list[Found]:
+    return judge(DEVICES, apps, listed, lambda pid: pid in ours)
 
 
 def a_node(*strangers: Stranger, devices: int = 2) -> Node:
@@ -52,13 +52,32 @@ def test_a_process_of_another_container_is_one_that_can_not_be_seen() -> None:
 
 
 def test_memory_that_nobody_is_seen_to_use_is_a_strangers_if_it_is_much() -> None:
-    assert found(memory="GPU-0, %d\nGPU-1, %d\n" % (UNSEEN, UNSEEN - 1)) == [Found(0, 0, "", "", UNSEEN)]
-    assert found("GPU-0, 999998, 1, x\n", "GPU-0, 70000\n", ours=(999998,)) == []
+    listed = "GPU-0, 0, %d\nGPU-1, 1, %d\n" % (UNSEEN, UNSEEN - 1)
+    assert found(listed=listed) == [Found(0, 0, "", "", UNSEEN)]
+    assert found("GPU-0, 999998, 1, x\n", "GPU-0, 0, 70000\n", ours=(999998,)) == []
+
+
+def test_a_device_that_nvidia_smi_does_not_list_under_its_number_is_missing() -> None:
+    assert missing(DEVICES, "GPU-0, 0, 1\nGPU-1, 1, 1\n") == {}
+    assert missing(DEVICES, "GPU-0, 0, 1\n") == {1: "nvidia-smi doesn't list it"}
+    assert missing(DEVICES, "GPU-1, 0, 1\nGPU-2, 1, 1\n") == {
+        0: "nvidia-smi doesn't list it",
+        1: "nvidia-smi lists it as device 0",
+    }
+    broken = "Failed to initialize NVML: Driver/library version mismatch\nNVML library version: 570.86\n"
+    why = "nvidia-smi says: Failed to initialize NVML: Driver/library version mismatch"
+    assert missing(DEVICES, broken) == {0: why, 1: why}
+
+
+def test_where_nvidia_smi_says_nothing_nothing_is_known_to_be_missing() -> None:
+    assert missing(DEVICES, "") == {} == missing(DEVICES, "\n")
 
 
 @given(st.text(), st.text())
-def test_whatever_it_says_makes_nothing_but_strangers(apps: str, memory: str) -> None:
-    for each in found(apps + "\nGPU-0, 9, 9, " + apps, memory):
+def test_whatever_it_says_makes_nothing_but_strangers(apps: str, listed: str) -> None:
+    for device, why in missing(DEVICES, listed).items():
+        assert device in (0, 1) and why.isprintable() and len(why) <= 256
+    for each in found(apps + "\nGPU-0, 9, 9, " + apps, listed):
         assert each.device in (0, 1) and each.pid >= 0 and each.memory >= 0
         assert each.program.isprintable() and len(each.program) <= 40
 
@@ -92,6 +111,15 @@ def test_the_reason_tells_who_uses_it() -> None:
     )
 
 
+def test_the_reason_tells_what_is_missing() -> None:
+    node = a_node(Stranger(0, WHO), Stranger(1, "nvidia-smi doesn't list it", missing=True))
+    waiting = (Waiting(1, 1, (Request("H100", 10_000),)),)
+    assert explain(Snapshot((node,), (), waiting), 0.0)[1] == (
+        "needs 1 H100; none free, in use by others: device 0 on node1 (%s), "
+        "missing: device 1 on node1 (nvidia-smi doesn't list it)" % WHO
+    )
+
+
 def test_it_is_there_all_the_same_for_who_asks_for_too_much() -> None:
     node = a_node(Stranger(0, WHO), Stranger(1, WHO))
 
@@ -114,4 +142,9 @@ def test_status_shows_them_as_plain_text() -> None:
     assert text.startswith("node1: device 0 is in use by others: pid 1 ") and "\x1b" not in text
     assert text.endswith("skyq config lab strangers=ignore")
     assert strangers_text([a_node(Stranger(0, ""))], "lab") == ""
+    gone = a_node(Stranger(1, "nvidia-smi doesn't list it", missing=True))
+    assert "H100: 0 of 2 in use, 1 missing" in nodes_table([gone], [])
+    text = strangers_text([gone], "lab")
+    assert text.startswith("node1: device 1 is missing: nvidia-smi doesn't list it\n")
+    assert text.endswith("skyq add lab node1") and "skyq add" not in strangers_text([gone], "local", False)
     assert nodes_json("lab", [node], [])["lab"][0]["devices"][1]["strangers"] == ""  # type: ignore[index]
