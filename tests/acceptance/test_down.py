@@ -49,7 +49,7 @@ def test_jobs_end_and_everything_of_skyq_goes(queue: LocalQueue) -> None:
         "Cancelling 2 jobs...",
         "Terminating cluster local...done.",
     ]
-    assert queue.processes() == []
+    queue.until(lambda: not queue.processes(), "all processes end")
     assert left(queue) == []
     assert [path.name for path in queue.claims.iterdir()] == ["skyq-host.shims"]
 
@@ -224,7 +224,7 @@ def test_a_dispatcher_that_was_killed_is_no_hindrance(queue: LocalQueue) -> None
     queue.ok("down", "local", "-y", "--purge")
 
     assert left(queue) == []
-    assert queue.processes() == []
+    queue.until(lambda: not queue.processes(), "all processes end")
 
 
 # Which clusters.
