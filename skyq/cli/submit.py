@@ -185,7 +185,7 @@ def _show(copy: str) -> None:
 
 def _tell_left_out(head: Head, task: Task) -> None:
     """A setup is for all nodes; whoever's can't be had now goes without, unless the job needs it."""
-    from skyq.head.links import CONNECTING
+    from skyq.head.nodestate import CONNECTING
 
     nodes = head.nodes()
     left_out = [node for node in nodes if node.unusable and node.unusable != CONNECTING]

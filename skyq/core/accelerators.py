@@ -24,18 +24,18 @@ _NAMES = """
 _SPELLED = {name.lower(): name for name in _NAMES.split()}
 """How SkyPilot's catalog writes a name. One that is missing here is as good, and keeps the case it has."""
 
-_NOISE = re.compile(
-    r"NVIDIA|Tesla|GeForce|Quadro|Graphics|Generation|Blackwell|Server|Workstation|Edition|GPU|MIG|nvgpu"
-    r"|AMD|Instinct|SXM\d?|PCIE?|OAM|DGXS|FHHL|HBM\d?e?",
-    re.IGNORECASE,
+# Patterns stay text: only who looks at devices has them compiled.
+_NOISE = (
+    r"(?i)NVIDIA|Tesla|GeForce|Quadro|Graphics|Generation|Blackwell|Server|Workstation|Edition|GPU|MIG|nvgpu"
+    r"|AMD|Instinct|SXM\d?|PCIE?|OAM|DGXS|FHHL|HBM\d?e?"
 )
 """Words that say who made it or how it is plugged in."""
 
-_SIZE = re.compile(r"\d+GB", re.IGNORECASE)
+_SIZE = r"(?i)\d+GB"
 _COMMON_SIZE = {"A100": "40GB", "V100": "16GB"}
 """Sold with two sizes of memory; the other one is part of the name. Everywhere else the size is noise."""
 
-_ASCEND = re.compile(r"(Ascend-?)?910B\d?", re.IGNORECASE)
+_ASCEND = r"(?i)(Ascend-?)?910B\d?"
 
 
 def canonical(raw: str) -> str:
@@ -44,9 +44,9 @@ def canonical(raw: str) -> str:
     Never fails: a product that nobody has heard of keeps its words, joined by dashes.
     """
     words = re.findall(r"[A-Za-z0-9]+(?:\.[A-Za-z0-9]+)*", raw)
-    telling = [word for word in words if not _NOISE.fullmatch(word)]
+    telling = [word for word in words if not re.fullmatch(_NOISE, word)]
     name = _joined(_without_size(telling) or words[:1])
-    if _ASCEND.fullmatch(name):
+    if re.fullmatch(_ASCEND, name):
         return "910B"
     if not name[:1].isalpha():  # YAML reads bare numbers, a request reads "80GB" as an amount of memory
         return "GPU" + name if name else "Unknown"
@@ -56,9 +56,9 @@ def canonical(raw: str) -> str:
 def _without_size(words: Sequence[str]) -> List[str]:
     common = [size for word, size in _COMMON_SIZE.items() if word in map(str.upper, words)]
     return [
-        word.upper() if _SIZE.fullmatch(word) else word
+        word.upper() if re.fullmatch(_SIZE, word) else word
         for word in words
-        if not _SIZE.fullmatch(word) or (common and word.upper() not in common)
+        if not re.fullmatch(_SIZE, word) or (common and word.upper() not in common)
     ]
 
 

@@ -24,15 +24,6 @@ PATIENCE = 120.0  # seconds without a byte taken or given, after which the node 
 PING_EVERY = 5.0  # seconds
 
 
-def copies_of(where: ClusterDir, cwd: str) -> List[str]:
-    """The names of the copies that a job needs which runs in `cwd`: its folder and its file_mounts."""
-    if os.path.dirname(cwd) != where.workdirs or os.path.basename(cwd) == workdirs.FORMER:
-        return []
-    name = os.path.basename(cwd)
-    mounts = [entry for entry in os.listdir(where.workdirs) if entry.startswith(name + "-mount-")]
-    return [name, *sorted(entry for entry in mounts if not entry.endswith((".json", workdirs.PART)))]
-
-
 def bring(channel: Channel, where: ClusterDir, home: Home, names: List[str]) -> None:
     """Have the node at the other end keep these copies. SkyqError where it doesn't."""
     talk = Talk(channel)

@@ -21,7 +21,7 @@ from skyq.core.model import Job
 from skyq.core.paths import ClusterDir
 from skyq.core.protocol import UNKNOWN, Message
 from skyq.core.versions import order
-from skyq.head import courier, settings, specs, wake
+from skyq.head import settings, specs, wake, workdirs
 from skyq.head.board import Board
 from skyq.head.couriers import Argv, Couriers
 from skyq.head.fleet import Connect, Fleet
@@ -482,7 +482,7 @@ class Dispatcher:
             return specs.known_step(str(error))  # it may run: only the node knows
         node = self.board.nodes[self.board.node_of(job, step)]
         cwd = self.board.specs[job.id].get("cwd", "") if node.reach else ""
-        names = courier.copies_of(self.where, cwd)
+        names = workdirs.copies_of(self.where, cwd)
         return spec if without or self.couriers.fetch(node.name, names, (job.id, step)) else None
 
     def _conclude(self, job: Job, step: str, why: str, unstarted: bool) -> None:

@@ -9,14 +9,12 @@ from typing import Callable, Dict, List, Set, Tuple
 
 from skyq.core.model import Node
 from skyq.core.paths import ClusterDir
-from skyq.head.links import CONNECTING, Link, Unwanted
+from skyq.head.links import Link, Unwanted
+from skyq.head.nodestate import CONNECTING, UNGROUPED
 from skyq.store.store import Store
 from skyq.transport.base import Channel
 
 NODE_PAUSE = 5.0  # seconds that a node gets nothing new after it could not start something
-
-UNGROUPED = "ungrouped"
-"""The setting that has, by worker, why it has no cgroup for a job; "": it has one."""
 
 Connect = Callable[[Node], Channel]
 

@@ -21,9 +21,8 @@ from skyq.core.rankenv import task_id
 from skyq.core.request import id_range
 from skyq.core.versions import order
 from skyq.core.words import within
-from skyq.head import limits, lookout, overtaking, specs, waits, wake, workdirs
-from skyq.head.fleet import UNGROUPED
-from skyq.head.links import CONNECTING, ENDING, UNREACHABLE
+from skyq.head import limits, lookout, overtaking, specs, waits, wake
+from skyq.head.nodestate import CONNECTING, ENDING, UNGROUPED, UNREACHABLE
 from skyq.store.place import make_private, private_folders
 from skyq.store.store import PAUSED, NewJob, Store
 
@@ -64,6 +63,8 @@ class Head:
         Raises Misfit when the cluster could never run it, StoreError when it can't be stored; then
         nothing of it is left.
         """
+        from skyq.head import workdirs
+
         self.check(task)
         return self._store(task, user, uuid, copy or workdirs.linked())
 

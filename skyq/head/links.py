@@ -10,11 +10,9 @@ from skyq.core.errors import ProtocolError, Unreachable
 from skyq.core.logtext import plain
 from skyq.core.model import Node
 from skyq.core.protocol import Message
+from skyq.head.nodestate import CONNECTING, ENDING, UNREACHABLE
 from skyq.transport.base import Channel
 
-CONNECTING = "being connected to"
-ENDING = "ending what former jobs left there"
-UNREACHABLE = "unreachable since "
 RETRY_FIRST = 0.1  # seconds before a lost connection is opened again; doubled up to RETRY_LAST
 RETRY_LAST = 5.0  # seconds
 CLAIM_AGAIN = 2.0  # seconds until a refused claim is asked for again

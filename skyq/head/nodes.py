@@ -10,7 +10,7 @@ from skyq.core.errors import SkyqError
 from skyq.core.model import Job
 from skyq.head import specs, waits
 from skyq.head.head import Head
-from skyq.head.links import UNREACHABLE
+from skyq.head.nodestate import UNREACHABLE
 from skyq.store.store import Store
 
 ABANDONED = "abandoned"

@@ -17,7 +17,6 @@ from skyq.core.errors import StoreError, UsageError
 from skyq.core.model import Device, Job, Node, Task
 from skyq.core.paths import ClusterDir, attempt_logs, host_word, step_log
 from skyq.core.protocol import Message
-from skyq.head import courier
 from skyq.store.store import Store
 
 GRACE = 30.0  # seconds between TERM and KILL at a cancel; SkyPilot's
@@ -166,6 +165,8 @@ def single(job: Job, alone_until: int, nodes: Mapping[str, Node]) -> bool:
 
 def step_spec(cluster: Cluster, job: Job, step: str, spec: Message) -> Message:
     """All that a node needs to run one step. Raises StoreError where the job's secrets are lost."""
+    from skyq.head import workdirs  # only the dispatcher comes here: no command waits for this
+
     where, nodes = cluster.where, cluster.nodes
     kind, _, number = step.partition("-")
     grants = sorted(job.grants, key=lambda grant: grant.rank)
@@ -195,7 +196,7 @@ def step_spec(cluster: Cluster, job: Job, step: str, spec: Message) -> Message:
         "script": spec[kind],
         "env": env,
         "cwd": "" if node.reach else spec.get("cwd", ""),
-        "copy": (courier.copies_of(where, spec.get("cwd", "")) or [""])[0] if node.reach else "",
+        "copy": (workdirs.copies_of(where, spec.get("cwd", "")) or [""])[0] if node.reach else "",
         "log": "" if node.reach else log_path(cluster, job, step),
         "grace": spec["grace"],
         "linger": kind == "setup" or len(grants) > 1,

@@ -14,7 +14,7 @@ from skyq.core.lifecycle import FAILURE, Verdict
 from skyq.core.model import Job, Node, Quarantine, Snapshot, Waiting
 from skyq.head import overtaking, waits
 from skyq.head.board import Board
-from skyq.head.links import CONNECTING
+from skyq.head.nodestate import CONNECTING
 from skyq.head.pulls import Pulls
 from skyq.store.store import PAUSED, OwedLog, Store
 

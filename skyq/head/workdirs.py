@@ -14,7 +14,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 import stat
 import time
 from typing import Any, Callable, Dict, Iterable, List, Optional, Protocol, Set, Tuple
@@ -92,12 +91,12 @@ class Copy:
             self._parcel.abandon()
         broken = kind is not None and not issubclass(kind, Exception)
         if self._parcel is None or not broken or os.path.isdir(self.path):
-            shutil.rmtree(self.part, ignore_errors=True)
+            _remove(self.part)
         os.close(self._lock)
         for rest, lock in self._rests.items():
             if lock >= 0:
                 if kind is None and self._parcel and rest in self._parcel.used:
-                    shutil.rmtree(rest, ignore_errors=True)
+                    _remove(rest)
                 os.close(lock)
 
     def fill(self, source: Source, below: str, progress: Callable[[int], None]) -> None:
@@ -212,8 +211,14 @@ class Copy:
 
     def discard(self) -> None:
         """The job was not submitted after all."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        _remove(self.path)
         _unlink(manifest(self.path))
+
+
+def _remove(path: str) -> None:
+    import shutil
+
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def _git(words: List[str]) -> None:
@@ -294,7 +299,7 @@ def collect_parts(folder: str, age: float = JUST_BEGUN) -> None:
             continue  # it may not be locked yet
         lock = _lock_of(path)
         if lock >= 0:
-            shutil.rmtree(path, ignore_errors=True)
+            _remove(path)
             os.close(lock)
 
 
@@ -320,6 +325,15 @@ def manifest(copy: str) -> str:
 def default() -> str:
     """`~/sky_workdir`."""
     return os.path.join(os.path.expanduser("~"), "sky_workdir")
+
+
+def copies_of(where: ClusterDir, cwd: str) -> List[str]:
+    """The names of the copies that a job needs which runs in `cwd`: its folder and its file_mounts."""
+    if os.path.dirname(cwd) != where.workdirs or os.path.basename(cwd) == FORMER:
+        return []
+    name = os.path.basename(cwd)
+    mounts = [entry for entry in os.listdir(where.workdirs) if entry.startswith(name + "-mount-")]
+    return [name, *sorted(entry for entry in mounts if not entry.endswith((".json", PART)))]
 
 
 def linked() -> str:

@@ -18,7 +18,6 @@ import json
 import os
 import re
 import stat
-import threading
 import time
 from typing import (
     Any,
@@ -39,6 +38,10 @@ from skyq.core import protocol
 from skyq.core.errors import ProtocolError
 from skyq.core.protocol import Message
 from skyq.transport.aside import aside
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import threading
 
 _FICLONE = 0x40049409
 CHUNK = 8 * 1024 * 1024  # bytes per system call, so that progress shows
@@ -407,6 +410,8 @@ class _Syncer:
 
     def start(self) -> None:
         """With those that came since the last time."""
+        import threading
+
         for thread in self._threads:
             thread.join()
         if len(self._heap) > FEW_FILES and _little_is_dirty():

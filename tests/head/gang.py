@@ -26,7 +26,7 @@ from skyq.core.model import UNIT, Device, Job, Node, Reach, Recovery, Request, T
 from skyq.core.paths import ClusterDir, RunDir
 from skyq.head import dispatcher, links, specs
 from skyq.head.head import Head
-from skyq.head.links import CONNECTING
+from skyq.head.nodestate import CONNECTING
 from skyq.store.store import NewJob, Store
 from skyq.transport.local import LocalChannel
 from tests.cluster import dead

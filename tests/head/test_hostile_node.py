@@ -9,7 +9,7 @@ import pytest
 
 from skyq.core import protocol, states
 from skyq.core.protocol import Message
-from skyq.head.links import UNREACHABLE
+from skyq.head.nodestate import UNREACHABLE
 from skyq.head.pulls import Pulls, Source
 from tests.head.gang import Cluster
 from tests.head.hostile import HUGE, lies

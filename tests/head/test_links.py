@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from skyq.core import protocol
 from skyq.core.model import Node
-from skyq.head.links import CONNECTING, SILENCE, UNREACHABLE, Link
+from skyq.head.links import SILENCE, Link
+from skyq.head.nodestate import CONNECTING, UNREACHABLE
 
 
 class Quiet:

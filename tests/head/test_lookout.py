@@ -52,8 +52,10 @@ class Scene:
         )  # what is declared isn't looked at
         return marked[0].strangers
 
-    def answer(self, now: float, *found: list[object], why: str = "") -> str:
-        return self.lookout.hear(NODE, {"is": "strangers", "found": list(found), "why": why}, self.board, now)
+    def answer(self, now: float, *found: list[object], why: str = "", gone: tuple[int, ...] = ()) -> str:
+        missing = [[device, "it says \x1b[2Jso"] for device in gone]
+        message = {"is": "strangers", "found": list(found), "missing": missing, "why": why}
+        return self.lookout.hear(NODE, message, self.board, now)
 
     def hold(self, *devices: int) -> None:
         grant = Grant("node1", 0, tuple((device, 10_000) for device in devices))
@@ -159,6 +161,16 @@ def test_devices_that_the_node_does_not_have_are_passed_over_and_text_is_plain(s
     assert "a process that can't be seen from here, 70000 MB" in only.who
 
 
+def test_what_is_missing_is_missing_for_a_job_that_has_it_too(scene: Scene) -> None:
+    scene.hold(0)
+    scene.at(0.0)
+    scene.answer(0.1, [1, 1, "x", "y", 0], gone=(0, 1, 9))
+
+    assert scene.at(0.2) == tuple(Stranger(device, "it says so", missing=True) for device in (0, 1))
+    scene.lookout.tell(scene.store, scene.lines, 0.2)  # type: ignore[arg-type]
+    assert told(scene.store, (NODE, DECLARED))[0].strangers == scene.at(0.2)
+
+
 def test_a_node_that_was_away_is_asked_again(scene: Scene) -> None:
     scene.at(0.0)
     scene.answer(0.1)
@@ -192,6 +204,7 @@ def test_what_is_known_is_told_to_who_asks_and_written_only_when_it_changes(scen
     scene.answer(0.1, [1, 4711, "python", "bob", 0])
     tell(0.2)
     assert told(scene.store, (NODE, DECLARED))[0].strangers == (Stranger(1, "pid 4711 python of bob"),)
+    assert told(scene.store, (NODE._replace(devices=NODE.devices[:1]), DECLARED))[0].strangers == ()
     scene.lines["node1"].ready, scene.lines["node1"].trouble = False, "unreachable since yesterday"
     scene.at(0.3)
     tell(0.3)  # nobody waits for what can't be known
