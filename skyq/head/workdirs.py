@@ -90,12 +90,18 @@ class Copy:
         if self._parcel is not None:
             self._parcel.abandon()
         broken = kind is not None and not issubclass(kind, Exception)
-        if self._parcel is None or not broken or os.path.isdir(self.path):
+        if self._parcel is None or not broken:
             _remove(self.part)
         os.close(self._lock)
+        # Asked only now: who made the copy whole looks for what others hold of it after that.
+        if broken and os.path.isdir(self.path):
+            _remove(self.part)
         for rest, lock in self._rests.items():
+            done = kind is None and self._parcel is not None and rest in self._parcel.used
+            if done and lock < 0:
+                lock = _lock_of(rest)  # its process may have ended meanwhile
             if lock >= 0:
-                if kind is None and self._parcel and rest in self._parcel.used:
+                if done:
                     _remove(rest)
                 os.close(lock)
 
