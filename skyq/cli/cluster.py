@@ -188,6 +188,9 @@ def _client(accept_new: bool, quiet: bool) -> Client:
     keyring = Keyring(terminal.ask_secret if asks else None)
 
     def dial(host: Host, via: Session | None) -> Session:
+        from skyq.transport.warmup import warm_up
+
+        warm_up()  # while ssh is asked how the host is reached
         from skyq.transport.hosts import resolve
         from skyq.transport.ssh import connect
 

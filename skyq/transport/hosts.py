@@ -10,7 +10,6 @@ from typing import Dict, List, NamedTuple, Tuple
 
 from skyq.core.errors import Unreachable
 from skyq.core.host import Host
-from skyq.transport.warmup import warm_up
 
 ASK_LIMIT = 15.0  # seconds for `ssh -G`, which may run the user's own `Match exec`
 HOPS_LIMIT = 8  # jump hosts behind each other: more is a circle
@@ -182,7 +181,6 @@ def _ask(host: Host) -> Tuple[Dict[str, List[str]], List[str]]:
     ssh = shutil.which("ssh")
     if not ssh:
         return _read_config(host)
-    warm_up()
     argv = [ssh, "-G"]
     if host.user:
         argv += ["-l", host.user]
