@@ -14,7 +14,9 @@ head → node                                       node → head
   stop   job attempt step why                       exited   job attempt step code stopped why expired
   over   job attempt step                           gone     job attempt step code stopped why expired stuck
   enter  job attempt step                           entered, not-entered why
-  look   devices                                    strangers found why
+  look   devices                                    strangers found missing why
+  list                                              left     name size last
+  remove names                                      removed  name last
   tail   job attempt step from                      log      job attempt step offset (bytes)
                                                     grew     job attempt step size
                                                     log-end  job attempt step size
@@ -39,7 +41,9 @@ seconds: node/terminal.py).
 
 running tells how many seconds are `left` of the limit; expired means that it was reached. enter makes a
 connection the line to a step's terminal: after `entered` there is nothing on it but what visit.py tells. look
-asks who is on devices (index, UUID) without being of a job; the answer may take seconds.
+asks who is on devices (index, UUID) without being of a job, and which of them are missing; the answer may
+take seconds. list asks what can go here once its job is done with, and remove has such removed: one answer
+for each, then a `last` one.
 
 hello tells which steps this node still has something of: what the head doesn't know of, it stops. tail asks
 for the log of a step that is gone. Bytes of logs come when nothing else is to be said; log-end after all.

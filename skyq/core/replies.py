@@ -96,6 +96,8 @@ NODE: Dict[str, Shape] = {
     "log-end": {**_STEP, "size": _SIZE},
     "kept": {},
     "not-kept": {"why?": _WORDS},
+    "left": {"name?": _WORD, "size?": _SIZE, "last?": _flag},
+    "removed": {"name?": _WORD, "last?": _flag},
     "lacks": {"files": _list(_number(0, MOST)), "last?": _flag},
     "entered": {},
     "not-entered": {"why?": _WORDS},

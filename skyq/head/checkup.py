@@ -12,9 +12,9 @@ from skyq.core.finding import Finding
 from skyq.core.paths import ClusterDir
 from skyq.core.words import duration
 from skyq.head import cron, wake
-from skyq.head.clean import disk_use
 from skyq.head.head import Head
 from skyq.store.place import file_system, home_root
+from skyq.transport.parcel import disk_use
 
 GB = 1024**3
 LOW = 1 * GB  # bytes; less makes submits and logs fail soon

@@ -1,15 +1,15 @@
 """Removing what ended jobs left on this machine: their copies of files, run directories, and logs if asked.
 
-What `~/sky_workdir` or a file_mount shows, and the copies that it shows parts of, always stay.
+What `~/sky_workdir` or a file_mount shows, and the copies that it shows parts of, always stay. So does all of
+a job that isn't done with: processes of it can't be killed, or the end of a log is still on a worker.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
-from typing import Dict, List, NamedTuple, Set
+from typing import Dict, List, Mapping, NamedTuple, Set
 
 from skyq.core import states
 from skyq.core.model import Job
@@ -26,11 +26,30 @@ class Leftover(NamedTuple):
     size: int
     """Bytes on disk."""
     job: int
+    node: str = ""
+    """"": this machine."""
+    name: str = ""
+    """What the node calls it."""
 
 
-def leftovers(store: Store, where: ClusterDir, before: float, logs: bool) -> List[Leftover]:
-    """What jobs that ended before that time left. `before`: epoch seconds."""
-    kept = _shown(where) | _in_use(store)
+def ended(store: Store, before: float) -> Dict[str, Job]:
+    """The jobs that are done with, and ended before that time (epoch seconds), by uuid."""
+    busy = {log.job_id for log in store.owed_logs()}
+    busy.update(kept.job for node in store.nodes() for kept in node.quarantined)
+    return {
+        job.uuid: job
+        for job in store.jobs()
+        if job.state in states.FINAL and (job.ended_at or 0) < before and job.id not in busy
+    }
+
+
+def kept_copies(store: Store, where: ClusterDir) -> Set[str]:
+    """The copies that stay, whosever they are: what is shown, and the folders of unfinished jobs."""
+    return _shown(where) | _in_use(store)
+
+
+def leftovers(where: ClusterDir, jobs: Mapping[str, Job], kept: Set[str], logs: bool) -> List[Leftover]:
+    """What these jobs left here, but for the copies that are `kept`."""
     owners: Dict[str, List[str]] = {}
     for folder in (where.workdirs, where.runs):
         for name in _names(folder):
@@ -38,20 +57,18 @@ def leftovers(store: Store, where: ClusterDir, before: float, logs: bool) -> Lis
                 uuid = name.replace(".", "-").split("-")[0]
                 owners.setdefault(uuid, []).append(os.path.join(folder, name))
     found = []
-    for job in store.jobs():
-        if job.state not in states.FINAL or (job.ended_at or 0) >= before:
-            continue
+    for job in jobs.values():
         paths = [path for path in owners.get(job.uuid, []) if path not in kept]
         if logs:
             paths += [path for path in [_log_folder(where, job)] if os.path.isdir(path)]
-        found += [Leftover(path, disk_use(path), job.id) for path in paths]
+        found += [Leftover(path, parcel.disk_use(path), job.id) for path in paths]
     return found
 
 
 def remove(store: Store, where: ClusterDir, found: List[Leftover]) -> None:
     """Remove them, and what nobody owns: half copies, and whole ones of submits that never came through."""
     for path in [*(leftover.path for leftover in found), *_unowned(store, where)]:
-        shutil.rmtree(path, ignore_errors=True)
+        parcel.remove_tree(path)
         try:
             os.unlink(workdirs.manifest(path))
         except FileNotFoundError:
@@ -72,18 +89,6 @@ def _unowned(store: Store, where: ClusterDir) -> List[str]:
         and parcel.grew(workdirs.manifest(path)) < young
         and store.job_of(os.path.basename(path).partition("-")[0]) is None
     ]
-
-
-def disk_use(path: str) -> int:
-    """Bytes that a folder takes on disk."""
-    total = 0
-    for folder, _, files in os.walk(path):
-        for name in files:
-            try:
-                total += os.lstat(os.path.join(folder, name)).st_blocks * 512
-            except FileNotFoundError:
-                continue
-    return total
 
 
 def _shown(where: ClusterDir) -> Set[str]:

@@ -8,14 +8,13 @@ closed to submits, and `skyq down` goes on from there.
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from typing import List, NamedTuple
 
 from skyq.core.paths import ClusterDir
 from skyq.head import wake, workdirs
-from skyq.head.clean import disk_use
 from skyq.store.lock import tick_lock
+from skyq.transport.parcel import disk_use, remove_tree
 
 LOCK_WAIT = 20.0  # seconds for the dispatcher to leave once there is no work: it lingers one
 KEPT_LOGS = "logs-"  # begins the names of logs that former ends of the cluster left
@@ -71,10 +70,10 @@ def remove(where: ClusterDir, purge: bool) -> None:
             path = os.path.join(where.root, name)
             kept = path == where.workdirs or name.startswith(KEPT_LOGS)
             if not kept and not path.startswith((where.database, where.tick_lock)):
-                _remove(path)
+                remove_tree(path)
         # The lock's file before the database: as long as that is there, and no work, nobody wants the lock.
         for path in (where.tick_lock, where.database + "-shm", where.database + "-wal", where.database):
-            _remove(path)
+            remove_tree(path)
         for folder in (where.workdirs, where.root, os.path.dirname(where.root)):
             if os.path.isdir(folder) and not os.listdir(folder):
                 os.rmdir(folder)
@@ -94,7 +93,7 @@ def _purge(where: ClusterDir) -> None:
         if one.path == where.workdirs:
             _unlink_mounts(where)
             workdirs.release(where)
-        _remove(one.path)
+        remove_tree(one.path)
 
 
 def _unlink_mounts(where: ClusterDir) -> None:
@@ -102,22 +101,6 @@ def _unlink_mounts(where: ClusterDir) -> None:
         target = workdirs.read_manifest(os.path.join(where.workdirs, name))["shown_at"]
         if target and os.path.islink(target) and os.readlink(target).startswith(where.workdirs + os.sep):
             os.unlink(target)
-
-
-def _remove(path: str) -> None:
-    """A file or folder, as far as it can be removed; jobs leave folders that nobody may write to."""
-    if not os.path.isdir(path) or os.path.islink(path):
-        if os.path.lexists(path):
-            os.unlink(path)
-        return
-    shutil.rmtree(path, ignore_errors=True)
-    if os.path.isdir(path):
-        for folder, _, _ in os.walk(path):
-            try:
-                os.chmod(folder, 0o700)
-            except OSError:
-                pass
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def _counted(number: int, what: str, plural: str = "") -> str:

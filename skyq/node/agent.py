@@ -103,6 +103,8 @@ class Agent:
             "tail": self.tail,
             "enter": self.enter,
             "look": self.look,
+            "list": self.list_remains,
+            "remove": self.remove_remains,
             "stop": self.stop,
             "over": self.over,
             "claim": self.claim,
@@ -267,6 +269,22 @@ class Agent:
 
             self.lookout = Lookout(self.watch, self.unwatch, self.say, self.living_shims)
         self.lookout.look(message)
+
+    def list_remains(self, _: Message) -> None:
+        """Tell what jobs left here."""
+        from skyq.node import remains
+
+        for name, size in remains.found(self.runs):
+            self.say({"is": "left", "name": name, "size": size})
+        self.say({"is": "left", "last": True})
+
+    def remove_remains(self, message: Message) -> None:
+        """Remove some of that."""
+        from skyq.node import remains
+
+        for name in remains.remove(self.runs, map(str, message["names"])):
+            self.say({"is": "removed", "name": name})
+        self.say({"is": "removed", "last": True})
 
     def living_shims(self) -> Set[int]:
         """Their pids."""

@@ -496,6 +496,36 @@ def show_additions(base: str, part: str, written: Set[str], sent: Container[str]
     return shows
 
 
+def disk_use(path: str) -> int:
+    """Bytes that a folder takes on disk. A link takes none."""
+    total = 0
+    for folder, _, files in os.walk(path) if not os.path.islink(path) else ():
+        for name in files:
+            try:
+                total += os.lstat(os.path.join(folder, name)).st_blocks * 512
+            except FileNotFoundError:
+                continue  # a job has removed it
+    return total
+
+
+def remove_tree(path: str) -> None:
+    """A file, link or folder, as far as it can be removed: jobs leave folders that nobody may write to."""
+    import shutil
+
+    if not os.path.isdir(path) or os.path.islink(path):
+        if os.path.lexists(path):
+            os.unlink(path)
+        return
+    shutil.rmtree(path, ignore_errors=True)
+    if os.path.isdir(path):
+        for folder, _, _ in os.walk(path):
+            try:
+                os.chmod(folder, 0o700)
+            except OSError:
+                pass
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def turn_link(path: str, to: str) -> None:
     """Make a link, or let it lead elsewhere."""
     link = aside(path)

@@ -32,7 +32,7 @@ class Node:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.runs = root / "runs"
+        self.runs = root / "run"
         self.claims = root / "claims"
         self.home = root / "home"
         for folder in (self.claims, self.home):
