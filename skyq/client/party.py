@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 from skyq.client.guest import Guest
 from skyq.client.landing import Ended, Landing, Unfit, program, shell_line
 from skyq.client.slices import Slice, Whole
 from skyq.core.errors import SkyqError
 from skyq.core.host import Host
+from skyq.transport.parallel import in_parallel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from skyq.transport.ssh import Session
 
-AT_ONCE = 16  # hosts
 BY_THE_HEAD = frozenset(("refused", "timeout", "no-route", "name", "other"))
 """Why this machine may not get to a host that the head can get to: not what the host itself says no to."""
 
@@ -147,33 +144,6 @@ class Party:
         # Those that go through the head before the head.
         for guest in sorted(self.guests, key=lambda guest: not guest.through_head):
             guest.leave()
-
-
-def in_parallel(action: Callable[[Any], None], items: Sequence[Any]) -> None:
-    """Do it for each; a Ctrl-C waits for none. What `action` raises is its own mistake, and raised here."""
-    todo: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    for item in items:
-        todo.put(item)
-    failed: list[BaseException] = []
-
-    def work() -> None:
-        while True:
-            try:
-                item = todo.get_nowait()
-            except queue.Empty:
-                return
-            try:
-                action(item)
-            except BaseException as error:
-                failed.append(error)
-
-    threads = [threading.Thread(target=work, daemon=True) for _ in items[:AT_ONCE]]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failed:
-        raise failed[0]
 
 
 def names(guests: Sequence[Guest]) -> str:

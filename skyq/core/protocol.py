@@ -8,7 +8,7 @@ with raw bytes behind it: 2 bytes length of the JSON object (big endian), the ob
 frame is a message that zlib made smaller.
 
 head → node                                       node → head
-                                                    hello    boot alive ssh
+                                                    hello    boot alive ssh lists
   start  job attempt step spec                      prepared job attempt step
   go     job attempt step                           running  job attempt step pid left
   stop   job attempt step why                       exited   job attempt step code stopped why expired
@@ -45,8 +45,9 @@ asks who is on devices (index, UUID) without being of a job, and which of them a
 take seconds. list asks what can go here once its job is done with, and remove has such removed: one answer
 for each, then a `last` one.
 
-hello tells which steps this node still has something of: what the head doesn't know of, it stops. tail asks
-for the log of a step that is gone. Bytes of logs come when nothing else is to be said; log-end after all.
+hello tells which steps this node still has something of: what the head doesn't know of, it stops; and that it
+knows list and remove, as an older skyq doesn't. tail asks for the log of a step that is gone. Bytes of logs
+come when nothing else is to be said; log-end after all.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ VISIT: Dict[str, Shape] = {
 """What the terminal of a job says, by `is`; see visit.py. Who has entered one hears nothing else."""
 
 NODE: Dict[str, Shape] = {
-    "hello": {"alive?": _list(_row(_WORD, _ATTEMPT, _STEP_NAME)), "ungrouped?": _WORD},
+    "hello": {"alive?": _list(_row(_WORD, _ATTEMPT, _STEP_NAME)), "ungrouped?": _WORD, "lists?": _flag},
     "claimed": {},
     "refused": {"why?": _WORDS},
     "pong": {},

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
-from typing import Callable, Dict, Iterable, List, Mapping, Set, Tuple, TypeVar
+from typing import Callable, Dict, Iterable, List, Mapping, Sequence, Set, Tuple, TypeVar
 
 from skyq.core import protocol
 from skyq.core.errors import ProtocolError, SkyqError
@@ -13,8 +12,8 @@ from skyq.core.model import Job, Node
 from skyq.head.clean import Leftover
 from skyq.head.courier import Talk
 from skyq.transport.base import Channel
+from skyq.transport.parallel import in_parallel
 
-AT_ONCE = 16  # connections
 MOST = 1_000_000  # answers of one node
 
 T = TypeVar("T")
@@ -25,7 +24,7 @@ Troubles = Dict[str, str]
 
 
 def found(
-    connect: Connect, nodes: Iterable[Node], jobs: Mapping[str, Job], kept: Set[str]
+    connect: Connect, nodes: Sequence[Node], jobs: Mapping[str, Job], kept: Set[str]
 ) -> Tuple[List[Leftover], Troubles]:
     """What these jobs (by uuid) left there, but for copies that are `kept` here: it may need them, too."""
     stay = {os.path.basename(path) for path in kept}
@@ -45,7 +44,7 @@ def found(
     return [leftover for left in each for leftover in left], troubles
 
 
-def remove(connect: Connect, nodes: Iterable[Node], left: Iterable[Leftover]) -> Troubles:
+def remove(connect: Connect, nodes: Sequence[Node], left: Iterable[Leftover]) -> Troubles:
     """Have these removed."""
     names: Dict[str, List[str]] = {}
     for leftover in left:
@@ -62,7 +61,8 @@ def _told(channel: Channel, question: protocol.Message, kind: str) -> List[proto
     talk, told = Talk(channel), []
     try:
         talk.send([protocol.greeting()])
-        talk.wait("hello")
+        if not talk.wait("hello").get("lists"):
+            raise SkyqError("its skyq is older than this one, see `skyq add`")
         talk.send([protocol.encode(question)])
         while not (message := talk.wait(kind)).get("last"):
             told.append(message)
@@ -73,13 +73,15 @@ def _told(channel: Channel, question: protocol.Message, kind: str) -> List[proto
     return told
 
 
-def _each(do: Callable[[Node], T], nodes: Iterable[Node]) -> Tuple[List[T], Troubles]:
+def _each(do: Callable[[Node], T], nodes: Sequence[Node]) -> Tuple[List[T], Troubles]:
     results: List[T] = []
     troubles: Troubles = {}
-    with ThreadPoolExecutor(AT_ONCE) as threads:
-        for node, future in [(node, threads.submit(do, node)) for node in nodes]:
-            try:
-                results.append(future.result())
-            except (SkyqError, OSError) as error:
-                troubles[node.name] = str(error).split("\n")[0]
+
+    def attempt(node: Node) -> None:
+        try:
+            results.append(do(node))
+        except (SkyqError, OSError) as error:
+            troubles[node.name] = str(error).split("\n")[0]
+
+    in_parallel(attempt, nodes)
     return results, troubles

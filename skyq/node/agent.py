@@ -132,6 +132,7 @@ class Agent:
                 "alive": [list(key) for key in left_over(self.runs)],
                 "ungrouped": self.no_groups,
                 "ssh": os.environ.get("SSH_CONNECTION", ""),
+                "lists": True,
             }
         )
         decoder = protocol.Decoder()
