@@ -53,7 +53,7 @@ def leftovers(where: ClusterDir, jobs: Mapping[str, Job], kept: Set[str], logs: 
     owners: Dict[str, List[str]] = {}
     for folder in (where.workdirs, where.runs):
         for name in _names(folder):
-            if not name.endswith((".json", workdirs.PART)):
+            if not name.endswith((".json", parcel.PART)):
                 uuid = name.replace(".", "-").split("-")[0]
                 owners.setdefault(uuid, []).append(os.path.join(folder, name))
     found = []
@@ -68,7 +68,7 @@ def leftovers(where: ClusterDir, jobs: Mapping[str, Job], kept: Set[str], logs: 
 def remove(store: Store, where: ClusterDir, found: List[Leftover]) -> None:
     """Remove them, and what nobody owns: half copies, and whole ones of submits that never came through."""
     for path in [*(leftover.path for leftover in found), *_unowned(store, where)]:
-        parcel.remove_tree(path)
+        (parcel.remove_copy if os.path.dirname(path) == where.workdirs else parcel.remove_tree)(path)
         try:
             os.unlink(workdirs.manifest(path))
         except FileNotFoundError:

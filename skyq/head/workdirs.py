@@ -21,7 +21,7 @@ from typing import Any, Callable, Dict, Iterable, List, Optional, Protocol, Set,
 from skyq.core.errors import StoreError, TaskError
 from skyq.core.paths import ClusterDir
 from skyq.store.place import make_private
-from skyq.transport.parcel import MOUNT, Parcel, clone, grew, rests_for, show_additions, turn_link
+from skyq.transport.parcel import MOUNT, PART, Parcel, clone, grew, rests_for, show_additions, turn_link
 
 JUST_BEGUN = 60.0  # seconds
 
@@ -46,8 +46,6 @@ class Item(Protocol):
         """Kept in the copy."""
 
 
-PART = ".part"
-"""Ends the name of a copy that isn't whole yet."""
 _NOTHING: Dict[str, Any] = {"shows": [], "paths": [], "whole": [], "files": {}, "shown_at": ""}
 FORMER = "before-the-first-copy"
 """The name of the folder that `~/sky_workdir` was."""

@@ -16,9 +16,8 @@ from typing import Callable, Dict, List, Optional
 from skyq.core.errors import ProtocolError
 from skyq.core.protocol import Message
 from skyq.transport import parcel
-from skyq.transport.parcel import MOUNT, Parcel, lacks_message, show_additions, turn_link
+from skyq.transport.parcel import MOUNT, PART, Parcel, lacks_message, show_additions, turn_link
 
-PART = ".part"
 SHOWN = ".shown"
 """Beside a copy: the path at which a file_mount shows it."""
 

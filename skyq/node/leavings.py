@@ -13,7 +13,7 @@ from typing import List, Tuple
 from skyq.core.errors import SkyqError
 from skyq.core.paths import Home, RunDir
 from skyq.node import proc
-from skyq.node.copies import PART, SHOWN
+from skyq.node.copies import SHOWN
 from skyq.node.records import Started, left_over
 from skyq.node.setup import names, unlink
 from skyq.transport import parcel
@@ -97,7 +97,7 @@ def _remove_copies(work: str, purge: bool) -> List[Kept]:
 
 def _is_written(copy: str) -> bool:
     """Whether jobs changed or added a file in a copy."""
-    if os.path.islink(copy) or not os.path.isdir(copy) or copy.endswith(PART):
+    if os.path.islink(copy) or not os.path.isdir(copy) or copy.endswith(parcel.PART):
         return False
     sent = parcel.read_record(copy)
     for folder, _, files in os.walk(copy):

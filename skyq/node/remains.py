@@ -8,7 +8,7 @@ import os
 from typing import Iterable, Iterator, List, Set, Tuple
 
 from skyq.core.paths import RunDir
-from skyq.node.copies import PART, SHOWN
+from skyq.node.copies import SHOWN
 from skyq.node.records import left_over
 from skyq.node.setup import names, unlink
 from skyq.transport import parcel
@@ -31,7 +31,7 @@ def remove(runs: str, wanted: Iterable[str]) -> Iterator[str]:
         path = removable.get(name)
         if path is None:
             continue
-        parcel.remove_tree(path)
+        (parcel.remove_copy if name.startswith("work/") else parcel.remove_tree)(path)
         if not os.path.lexists(path):
             for ending in SIDECARS:
                 unlink(path + ending)
@@ -48,7 +48,7 @@ def _removable(runs: str) -> List[str]:
     living = {os.path.basename(RunDir.of(runs, *key).root) for key in left_over(runs)}
     found = [os.path.join(os.path.abspath(runs), name) for name in names(runs) if name not in living]
     for name in names(work):
-        if name not in kept and not name.endswith((PART, *SIDECARS)):
+        if name not in kept and not name.endswith((parcel.PART, *SIDECARS)):
             found.append(os.path.join(work, name))
     return [path for path in found if os.path.isdir(path) or os.path.islink(path)]
 

@@ -55,6 +55,8 @@ MANY = 2000  # entries in one message
 DEEPEST = 500  # folders in each other
 GROWN = 1 << 30  # bytes that a file may grow by while it is sent
 RESTS_FOR = 86400.0  # seconds
+PART = ".part"
+"""Ends the name of a copy that isn't whole: not yet, or no more."""
 MOUNT = "mount"
 """The name of what is mounted elsewhere, in its copy."""
 
@@ -506,6 +508,16 @@ def disk_use(path: str) -> int:
             except FileNotFoundError:
                 continue  # a job has removed it
     return total
+
+
+def remove_copy(path: str) -> None:
+    """One that isn't needed: at once gone by its name, so that nobody finds the half of it."""
+    part = "%s.%s%s" % (path, os.urandom(4).hex(), PART)
+    try:
+        os.rename(path, part)
+    except FileNotFoundError:
+        return
+    remove_tree(part)
 
 
 def remove_tree(path: str) -> None:
