@@ -296,7 +296,7 @@ def submit_two(queue: LocalQueue) -> None:
     queue.until_file("first")
 
 
-def test_after_a_reboot_queued_jobs_run_within_61_s_though_nobody_types_anything(
+def test_after_a_reboot_queued_jobs_run_in_the_next_minute_though_nobody_types_anything(
     machine: Machine, rebooting: LocalQueue, skyq_argv: list[str]
 ) -> None:
     submit_two(rebooting)
@@ -304,10 +304,11 @@ def test_after_a_reboot_queued_jobs_run_within_61_s_though_nobody_types_anything
     machine.cut_power()
     assert not (rebooting.user_home / "second").exists()
     boot(machine, rebooting, skyq_argv)
-    booted_at = time.monotonic()
+    booted_at = time.time()
 
-    rebooting.until((rebooting.user_home / "second").exists, "cron starts what waits", within=75)
-    assert time.monotonic() - booted_at < 61
+    second = rebooting.user_home / "second"
+    rebooting.until(second.exists, "cron starts what waits", within=120)
+    assert second.stat().st_mtime // 60 <= booted_at // 60 + 1  # cron's first tick was enough
     rebooting.wait(1, "FAILED_DRIVER")
     rebooting.run("why", "local", "1").line(r"├── ended: node rebooted.*")
     rebooting.run("doctor").line(r"ok  cron +ticks every minute")
