@@ -68,8 +68,8 @@ class Nemesis:
         """To the history."""
         self.history.append("%7.2f %s" % (time.monotonic() - self.began, text))
 
-    def run(self, seconds: float, longest: float) -> list[str]:
-        """The violations. `longest`: seconds that a fault may last."""
+    def run(self, seconds: float, longest: float, settle: float = SETTLE) -> list[str]:
+        """The violations. `longest`: seconds that a fault may last; `settle`: that all may then take to end."""
         lab = self.cluster.lab
         self.kernel.start()
         lab.up()
@@ -80,7 +80,7 @@ class Nemesis:
             self.faults = Faults(self.cluster, people, newer, self.tell)
             self.faults.excuses = self.world.excuses
             self._disturb(people, database, seconds, longest)
-            self._settle(database)
+            self._settle(database, settle)
             self._look(people, database)
             database.close()
             found = violations(self.world)
@@ -185,13 +185,13 @@ class Nemesis:
                 if living and "has been unreachable since" not in reason:
                     self.world.left.append("job %d is %s (%s): %s" % (job, state, reason, living))
 
-    def _settle(self, database: Database) -> None:
+    def _settle(self, database: Database, seconds: float) -> None:
         """One command, as somebody types who wonders; what then must be done is not for others to do."""
         assert self.faults is not None
         head = self.cluster.head
         head.start_cron()
         head.run([LAUNCHER, "resume", "lab", "node*"])
-        until = time.monotonic() + SETTLE
+        until = time.monotonic() + seconds
         while time.monotonic() < until:
             self._watch(database)
             rows = database.ask("SELECT state FROM jobs")
