@@ -69,7 +69,7 @@ class Nemesis:
         self.history.append("%7.2f %s" % (time.monotonic() - self.began, text))
 
     def run(self, seconds: float, longest: float, settle: float = SETTLE) -> list[str]:
-        """The violations. `longest`: seconds that a fault may last; `settle`: that all may then take to end."""
+        """The violations. `longest`: seconds that a fault may last; `settle`: that all may take to end."""
         lab = self.cluster.lab
         self.kernel.start()
         lab.up()
