@@ -438,16 +438,16 @@ def _devices_in_use(node: Node, use: _Use) -> str:
     for device in node.devices:
         used[device.accelerator] = used.get(device.accelerator, 0) + use.devices.get(device.index, 0)
         total[device.accelerator] = total.get(device.accelerator, 0) + 1
-    locked = {each.device for each in node.quarantined}
+    not_given = {
+        "in quarantine": {each.device for each in node.quarantined},
+        "by others": {each.device for each in node.strangers if each.who and not each.missing},
+        "missing": {each.device for each in node.strangers if each.missing},
+    }
     texts = []
     for kind in total:
         texts.append("%s: %s of %d in use" % (kind, _number(used[kind] / UNIT), total[kind]))
-        kept = sum(device.index in locked for device in node.devices if device.accelerator == kind)
-        texts += ["%d in quarantine" % kept] if kept else []
-        its = [device.index for device in node.devices if device.accelerator == kind]
-        for missing, word in ((False, "by others"), (True, "missing")):
-            kept = sum(e.device in its for e in node.strangers if e.who and e.missing is missing)
-            texts += ["%d %s" % (kept, word)] if kept else []
+        its = {device.index for device in node.devices if device.accelerator == kind}
+        texts += ["%d %s" % (len(its & kept), word) for word, kept in not_given.items() if its & kept]
     return ", ".join(texts)
 
 

@@ -21,7 +21,17 @@ from typing import Any, Callable, Dict, Iterable, List, Optional, Protocol, Set,
 from skyq.core.errors import StoreError, TaskError
 from skyq.core.paths import ClusterDir
 from skyq.store.place import make_private
-from skyq.transport.parcel import MOUNT, PART, Parcel, clone, grew, rests_for, show_additions, turn_link
+from skyq.transport.parcel import (
+    MOUNT,
+    PART,
+    Parcel,
+    clone,
+    grew,
+    remove_tree,
+    rests_for,
+    show_additions,
+    turn_link,
+)
 
 JUST_BEGUN = 60.0  # seconds
 
@@ -89,18 +99,18 @@ class Copy:
             self._parcel.abandon()
         broken = kind is not None and not issubclass(kind, Exception)
         if self._parcel is None or not broken:
-            _remove(self.part)
+            remove_tree(self.part)
         os.close(self._lock)
         # Asked only now: who made the copy whole looks for what others hold of it after that.
         if broken and os.path.isdir(self.path):
-            _remove(self.part)
+            remove_tree(self.part)
         for rest, lock in self._rests.items():
             done = kind is None and self._parcel is not None and rest in self._parcel.used
             if done and lock < 0:
                 lock = _lock_of(rest)  # its process may have ended meanwhile
             if lock >= 0:
                 if done:
-                    _remove(rest)
+                    remove_tree(rest)
                 os.close(lock)
 
     def fill(self, source: Source, below: str, progress: Callable[[int], None]) -> None:
@@ -215,14 +225,8 @@ class Copy:
 
     def discard(self) -> None:
         """The job was not submitted after all."""
-        _remove(self.path)
+        remove_tree(self.path)
         _unlink(manifest(self.path))
-
-
-def _remove(path: str) -> None:
-    import shutil
-
-    shutil.rmtree(path, ignore_errors=True)
 
 
 def _git(words: List[str]) -> None:
@@ -303,7 +307,7 @@ def collect_parts(folder: str, age: float = JUST_BEGUN) -> None:
             continue  # it may not be locked yet
         lock = _lock_of(path)
         if lock >= 0:
-            _remove(path)
+            remove_tree(path)
             os.close(lock)
 
 

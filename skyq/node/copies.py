@@ -136,13 +136,7 @@ class Copies:
             target = os.path.expanduser(self._show)
             shown = os.path.dirname(os.readlink(target)) if os.path.islink(target) else ""
             return shown if os.path.dirname(shown) == self.folder else ""
-        found = [
-            name for name in os.listdir(self.folder) if os.path.exists(parcel.record_path(self.path(name)))
-        ]
-        whole = [name for name in found if os.path.isdir(self.path(name)) and "-mount-" not in name]
-        return max(
-            map(self.path, whole), key=lambda path: os.stat(parcel.record_path(path)).st_mtime, default=""
-        )
+        return came_last(self.folder)
 
     def _rests(self) -> List[str]:
         """What broken connections left of this copy. What can't be used any more is removed."""
@@ -156,6 +150,28 @@ class Copies:
             elif copy == self._name:
                 found.append(path)
         return found
+
+
+def came_last(folder: str) -> str:
+    """The copy of a workdir that came last; "" where there is none."""
+    found = [os.path.join(folder, name) for name in os.listdir(folder) if "-mount-" not in name]
+    whole = [path for path in found if os.path.exists(parcel.record_path(path)) and os.path.isdir(path)]
+    return max(whole, key=lambda path: os.stat(parcel.record_path(path)).st_mtime, default="")
+
+
+def shown_at(folder: str) -> List[str]:
+    """Where file_mounts show copies of these."""
+    found = []
+    for name in os.listdir(folder):
+        if name.endswith(SHOWN):
+            with open(os.path.join(folder, name), encoding="utf-8", errors="surrogateescape") as file:
+                found.append(file.read())
+    return found
+
+
+def workdir() -> str:
+    """The link to the copy that is shown as the workdir."""
+    return os.path.join(os.path.expanduser("~"), "sky_workdir")
 
 
 def _remove_unless_locked(part: str) -> None:
@@ -190,6 +206,6 @@ def _home_token() -> str:
 
 def _show_as_workdir(copy: str) -> None:
     """A folder of the user's own stays what it is."""
-    path = os.path.join(os.path.expanduser("~"), "sky_workdir")
+    path = workdir()
     if os.path.islink(path) or not os.path.lexists(path):
         turn_link(path, copy)

@@ -13,7 +13,7 @@ from typing import List, Tuple
 from skyq.core.errors import SkyqError
 from skyq.core.paths import Home, RunDir
 from skyq.node import proc
-from skyq.node.copies import SHOWN
+from skyq.node.copies import shown_at, workdir
 from skyq.node.records import Started, left_over
 from skyq.node.setup import names, unlink
 from skyq.transport import parcel
@@ -74,7 +74,7 @@ def remove(state: Home, cluster: str, purge: bool) -> List[Kept]:
         if name.rpartition(".")[0] == cluster:
             root = os.path.join(state.nodes, name)
             work = os.path.join(root, "work")
-            links = [_workdir(), *_shown(work)]
+            links = [workdir(), *(shown_at(work) if os.path.isdir(work) else ())]
             kept += _remove_copies(work, purge)
             for entry in names(root):
                 if entry != "work":
@@ -109,20 +109,6 @@ def _is_written(copy: str) -> bool:
             if sent.get(os.path.relpath(path, copy)) != [found.st_size, found.st_mtime_ns]:
                 return True
     return False
-
-
-def _shown(work: str) -> List[str]:
-    """Where file_mounts show copies of these."""
-    found = []
-    for name in names(work):
-        if name.endswith(SHOWN):
-            with open(os.path.join(work, name), encoding="utf-8", errors="surrogateescape") as file:
-                found.append(file.read())
-    return found
-
-
-def _workdir() -> str:
-    return os.path.join(os.path.expanduser("~"), "sky_workdir")
 
 
 def _unlink_dead(link: str, work: str) -> None:

@@ -8,7 +8,7 @@ import os
 from typing import Iterable, Iterator, List, Set, Tuple
 
 from skyq.core.paths import RunDir
-from skyq.node.copies import SHOWN
+from skyq.node.copies import SHOWN, came_last, shown_at, workdir
 from skyq.node.records import left_over
 from skyq.node.setup import names, unlink
 from skyq.transport import parcel
@@ -55,14 +55,10 @@ def _removable(runs: str) -> List[str]:
 
 def _kept(work: str) -> Set[str]:
     """Copies that something outside shows, the one that came last, and those of which these show parts."""
-    shown = [os.path.join(os.path.expanduser("~"), "sky_workdir")]
-    for name in names(work):
-        if name.endswith(SHOWN):
-            with open(os.path.join(work, name), encoding="utf-8", errors="surrogateescape") as file:
-                shown.append(file.read())
-    todo = [name for link in shown for name in _led_to(link, work)]
-    came = [name for name in names(work) if os.path.exists(parcel.record_path(os.path.join(work, name)))]
-    todo += sorted(came, key=lambda name: os.stat(parcel.record_path(os.path.join(work, name))).st_mtime)[-1:]
+    if not os.path.isdir(work):
+        return set()
+    todo = [name for link in (workdir(), *shown_at(work)) for name in _led_to(link, work)]
+    todo += filter(None, [os.path.basename(came_last(work))])
     kept: Set[str] = set()
     while todo:
         name = todo.pop()

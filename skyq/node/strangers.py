@@ -11,8 +11,7 @@ import os
 import signal
 import time
 from contextlib import suppress
-from types import MappingProxyType
-from typing import Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Set, Tuple
+from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Set, Tuple
 
 from skyq.core.protocol import Message
 from skyq.node import proc
@@ -130,7 +129,7 @@ class Lookout:
         self._hanging |= self.children
         self.close()
         self._stop()
-        self._answer([], "nvidia-smi did not answer within %d s" % LIMIT)
+        self._answer([], {}, "nvidia-smi did not answer within %d s" % LIMIT)
 
     def reaped(self, pid: int) -> None:
         """A child has ended."""
@@ -148,9 +147,9 @@ class Lookout:
 
         program = probe.nvidia_smi()
         if not program:
-            self._answer([], "there is no nvidia-smi")
+            self._answer([], {}, "there is no nvidia-smi")
         elif self._hanging:
-            self._answer([], "nvidia-smi hangs")
+            self._answer([], {}, "nvidia-smi hangs")
         else:
             try:
                 for options in (APPS, DEVICES):
@@ -158,7 +157,7 @@ class Lookout:
                     self.children.add(self._asked[-1].pid)
             except OSError as error:
                 self._stop()
-                self._answer([], "nvidia-smi can't be started: %s" % error.strerror)
+                self._answer([], {}, "nvidia-smi can't be started: %s" % error.strerror)
                 return
             self._due = time.monotonic() + LIMIT
             for asked in self._asked:
@@ -181,7 +180,7 @@ class Lookout:
             return
         twice = seen & (self._known | (self._first or set()))
         gone = {device: why for device, why in gone.items() if (device, MISSING) in twice}
-        self._answer([each for each in found if each.key in twice], "", gone)
+        self._answer([each for each in found if each.key in twice], gone)
 
     def _stop(self) -> None:
         for asked in self._asked:
@@ -189,7 +188,7 @@ class Lookout:
                 self._unwatch(asked.fd)
         self._asked.clear()
 
-    def _answer(self, found: List[Found], why: str, gone: Mapping[int, str] = MappingProxyType({})) -> None:
+    def _answer(self, found: List[Found], gone: Dict[int, str], why: str = "") -> None:
         self._devices, self._first = {}, None
         self._known = {each.key for each in found} | {(device, MISSING) for device in gone}
         told = [list(each) for each in found[:MOST]]
