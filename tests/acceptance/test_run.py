@@ -152,7 +152,7 @@ def test_ctrl_c_and_ctrl_z_and_ctrl_d_are_for_the_program(queue: LocalQueue, typ
     screen.type("\x03")
     wait_until(lambda: not sleepers(queue), "it is interrupted")
     screen.type("echo code $?.\r")
-    screen.expect("code 130.")
+    screen.expect("code 130.\r\n\x1b[?2004hhere> ")  # ^D is the end only where bash edits its next line
     screen.type("\x04")
 
     assert screen.ended() == 0

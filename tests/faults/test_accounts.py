@@ -38,14 +38,21 @@ def on_sockets(paths: list[Path]) -> Iterator[Attack]:
         yield "knock at %s" % path, lambda path=path: socket.socket(socket.AF_UNIX).connect(str(path))
 
 
+def see(path: str) -> None:
+    """OSError if nothing is to be seen: the maps of a process that ended can be opened, and are empty."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        if path.endswith("/maps") and not os.read(opened, 1):
+            raise FileNotFoundError(path)
+    finally:
+        os.close(opened)
+
+
 def on_processes(pids: list[int]) -> Iterator[Attack]:
     for pid in pids:
         for name in ("environ", "mem", "maps", "fd", "cwd", "root", "exe"):
             path = "/proc/%d/%s" % (pid, name)
-            yield (
-                "see " + path,
-                lambda path=path: os.listdir(path) if path.endswith("fd") else open(path, "rb"),
-            )
+            yield "see " + path, lambda path=path: see(path)
         for number in (0, signal.SIGUSR1, signal.SIGKILL):
             yield "signal %d" % pid, lambda pid=pid, number=number: os.kill(pid, number)
 
