@@ -10,10 +10,14 @@ import ctypes
 import errno
 import os
 import signal
-from typing import Container, Dict, Iterable, Iterator, List, NamedTuple, Optional
 
+from skyq.core.tuples import NamedTuple
 from skyq.node.claim import account
 from skyq.transport import mark
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Container, Dict, Iterable, Iterator, List, Optional
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _PIDFD_OPEN = 434  # the same number on every architecture
@@ -203,23 +207,22 @@ def in_mask(pid: int, number: int, *masks: bytes) -> bool:
     return any(mask >> (number - 1) & 1 for mask in found)
 
 
-def signal_all(targets: Iterable[Stat], number: int) -> int:
-    """Signal each of them; how many took it. A stopped process takes a TERM only once it goes on."""
-    sent, groups = 0, set()
-    for entry in targets:
-        sent += send_signal(entry.pid, entry.start, number)
+def signal_all(targets: Iterable[Stat], number: int) -> None:
+    """Signal each of them. A stopped process takes a TERM only once it goes on."""
+    them = list(targets)
+    if number == signal.SIGKILL:
+        # The kernel kills a group at once: who forks faster than /proc can be read doesn't get away, and no
+        # script goes on with its next line since what it waited for was killed first. The groups of a step's
+        # processes are the step's own, since its script leads a session.
+        for group in {entry.group for entry in them} - {0, os.getpgrp()}:
+            try:
+                os.killpg(group, signal.SIGKILL)
+            except OSError:
+                pass  # it is gone
+    for entry in them:
+        send_signal(entry.pid, entry.start, number)
         if number == signal.SIGTERM:
             send_signal(entry.pid, entry.start, signal.SIGCONT)
-        elif number == signal.SIGKILL:
-            groups.add(entry.group)
-    # The kernel kills a group at once: who forks faster than /proc can be read doesn't get away. The groups
-    # of a step's processes are the step's own, since its script leads a session.
-    for group in groups - {0, os.getpgrp()}:
-        try:
-            os.killpg(group, signal.SIGKILL)
-        except OSError:
-            pass  # it is gone
-    return sent
 
 
 def strays(step: str, out: str, session: int, since: int) -> Iterator[Stat]:

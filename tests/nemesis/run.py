@@ -27,6 +27,7 @@ NODES = 5
 PEOPLE = 4
 HANDS = 2
 SETTLE = 300.0  # seconds until all jobs have ended once nothing is broken any more
+TELL_EVERY = 10.0  # seconds, of what has not ended yet
 GRACE = 15.0  # seconds until nothing of them lives
 IDLE = 60.0  # seconds until no process of skyq's does
 LOST_AFTER = "15"
@@ -191,14 +192,20 @@ class Nemesis:
         head = self.cluster.head
         head.start_cron()
         head.run([LAUNCHER, "resume", "lab", "node*"])
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
+        began = told = time.monotonic()
+        while time.monotonic() < began + seconds:
             self._watch(database)
-            rows = database.ask("SELECT state FROM jobs")
-            if rows and not seen.owed(database) and all(state in FINAL for (state,) in rows):
-                break
+            rows = database.ask("SELECT id, state, reason FROM jobs")
+            waited_for = ["job %d is %s (%s)" % (*row,) for row in rows if row[1] not in FINAL]
+            waited_for += seen.owed(database)
+            if rows and not waited_for:
+                self.tell("all jobs have ended")
+                return
+            if time.monotonic() > told + TELL_EVERY:
+                told = time.monotonic()
+                self.tell("not ended: " + "; ".join(waited_for))
             time.sleep(0.5)
-        self.tell("all jobs have ended")
+        self.tell("not all jobs have ended")
 
     def _look(self, people: Sequence[Person], database: Database) -> None:
         world, cluster = self.world, self.cluster

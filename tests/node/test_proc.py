@@ -61,9 +61,24 @@ def test_a_kill_takes_the_whole_group_at_once() -> None:
         assert process.stdout and process.stdout.readline() == b"ready\n"
         leader = proc.stat(process.pid)
         assert leader is not None and len(proc.descendants([process.pid])) == 2
-        assert proc.signal_all([leader], signal.SIGKILL) == 1
+        proc.signal_all([leader], signal.SIGKILL)
 
         wait_until(lambda: process.stdout.read() == b"", "the last of them closes the pipe")
+
+
+def test_a_script_does_not_go_on_when_what_it_waits_for_is_killed_with_it() -> None:
+    """It would run its next line, or at least say "Killed", if what it started were killed first."""
+    told = []
+    for _ in range(30):
+        line = "while :; do sleep 600; echo went on; done"
+        with subprocess.Popen(
+            ["bash", "-c", line], stdout=subprocess.PIPE, start_new_session=True
+        ) as process:
+            sleeper = wait_until(lambda pid=process.pid: proc.descendants([pid]), "it sleeps")  # type: ignore[misc]
+            proc.signal_all(sleeper, signal.SIGKILL)
+            told.append(process.communicate()[0])
+
+    assert set(told) == {b""}
 
 
 def test_a_process_is_found_by_its_cookie_as_a_whole_word() -> None:
