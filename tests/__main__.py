@@ -26,8 +26,8 @@ CHECKS = {
     "audit": ["tests.audit"],
 }
 TESTS = ["pytest", "-q", "-n", "2", "--dist", "worksteal"]  # `python3 tests -n 0 --pdb` undoes the -n
-# A test that hangs for 5 minutes shows where, and fails; the others go on in a new worker.
-TESTS += ["-o", "faulthandler_timeout=300", "-o", "faulthandler_exit_on_timeout=true"]
+# A test that hangs for 7 minutes shows where, and fails; the others go on in a new worker.
+TESTS += ["-o", "faulthandler_timeout=420", "-o", "faulthandler_exit_on_timeout=true"]
 
 
 def main(arguments: list[str]) -> int:

@@ -26,7 +26,7 @@ from tests.waiting import wait_until
 NODES = 5
 PEOPLE = 4
 HANDS = 2
-SETTLE = 300.0  # seconds until all jobs have ended once nothing is broken any more
+SETTLE = 120.0  # seconds without any change of a job, once nothing is broken any more: then it has stalled
 TELL_EVERY = 10.0  # seconds, of what has not ended yet
 GRACE = 15.0  # seconds until nothing of them lives
 IDLE = 60.0  # seconds until no process of skyq's does
@@ -70,7 +70,7 @@ class Nemesis:
         self.history.append("%7.2f %s" % (time.monotonic() - self.began, text))
 
     def run(self, seconds: float, longest: float, settle: float = SETTLE) -> list[str]:
-        """The violations. `longest`: seconds that a fault may last; `settle`: that all may take to end."""
+        """The violations. `longest`: seconds that a fault lasts; `settle`: without any change, afterwards."""
         lab = self.cluster.lab
         self.kernel.start()
         lab.up()
@@ -192,20 +192,23 @@ class Nemesis:
         head = self.cluster.head
         head.start_cron()
         head.run([LAUNCHER, "resume", "lab", "node*"])
-        began = told = time.monotonic()
-        while time.monotonic() < began + seconds:
+        changed = told = time.monotonic()
+        before: list[str] = []
+        while time.monotonic() < changed + seconds:
             self._watch(database)
-            rows = database.ask("SELECT id, state, reason FROM jobs")
-            waited_for = ["job %d is %s (%s)" % (*row,) for row in rows if row[1] not in FINAL]
+            rows = database.ask("SELECT id, state, attempt, reason FROM jobs")
+            waited_for = ["job %d is %s (attempt %d; %s)" % (*row,) for row in rows if row[1] not in FINAL]
             waited_for += seen.owed(database)
             if rows and not waited_for:
                 self.tell("all jobs have ended")
                 return
+            if waited_for != before:
+                before, changed = waited_for, time.monotonic()
             if time.monotonic() > told + TELL_EVERY:
                 told = time.monotonic()
                 self.tell("not ended: " + "; ".join(waited_for))
             time.sleep(0.5)
-        self.tell("not all jobs have ended")
+        self.tell("nothing goes on any more")
 
     def _look(self, people: Sequence[Person], database: Database) -> None:
         world, cluster = self.world, self.cluster
