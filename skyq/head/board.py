@@ -6,7 +6,6 @@ All of it can be had again: jobs from the store, phases by asking the nodes.
 from __future__ import annotations
 
 import json
-from typing import Dict, List, Sequence, Set, Tuple
 
 from skyq.core import states
 from skyq.core.lifecycle import EXITED, GONE, LIVE, PREPARED, Course, Phase, Verdict, next_verdict
@@ -17,6 +16,10 @@ from skyq.head import specs
 from skyq.head.limits import Ends
 from skyq.head.overtaking import Watch
 from skyq.store.store import Store
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, List, Sequence, Set, Tuple
 
 
 class Board:
@@ -132,6 +135,7 @@ class Board:
             self.pids.setdefault(job.id, dict(job.pids))[step] = message["pid"]
         if what == "late":
             phases.pop(step, None)
+            self.going.discard((job.id, step))  # it was that word, maybe
         elif what == "prepared":
             if phases.get(step, Phase()).at < PREPARED:
                 phases[step] = Phase(PREPARED)
