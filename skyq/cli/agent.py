@@ -16,7 +16,6 @@ import sys
 import threading
 import time
 from importlib import import_module
-from typing import Any
 
 from skyq.cli import place
 from skyq.cli.main import guarded
@@ -25,6 +24,10 @@ from skyq.core import protocol
 from skyq.core.errors import ProtocolError, UsageError
 from skyq.core.protocol import Message
 from skyq.core.visit import TO_TERMINAL
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 SILENCE = 30.0  # seconds without a word from the client, after which it is gone
 GOODBYE = 1.5  # seconds for the verb to clean up when the client is gone

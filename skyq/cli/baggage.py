@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from typing import Iterator
 
 from skyq.cli import sync
 from skyq.cli.order import Bag
@@ -16,6 +15,10 @@ from skyq.core.model import Task
 from skyq.core.protocol import Message
 from skyq.transport import parcel
 from skyq.transport.parcel import Item
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Iterator
 
 EARLY = 10_000  # entries that are announced unasked; see agent.PILE
 EARLY_BAGS = 8

@@ -15,10 +15,13 @@ import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
 
 from skyq.core import protocol, visit
 from skyq.core.protocol import Message
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 NO_SIZE = (24, 80)  # rows, columns, where the terminal doesn't say
 

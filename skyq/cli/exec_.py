@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from skyq.cli import cluster, taskargs
 from skyq.cli.parser import Parser, muted
 from skyq.core.errors import SkyqError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _EXAMPLES = """\
   skyq exec local task.yaml                         follow its log; Ctrl-C leaves it running

@@ -9,7 +9,6 @@ import os
 import stat
 import sys
 import time
-from typing import Callable, Iterator
 
 from skyq.cli.merged import Merged
 from skyq.cli.progress import Progress
@@ -22,10 +21,14 @@ from skyq.core.paths import run_index
 from skyq.core.protocol import Message
 from skyq.head.head import Head
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Iterator, TypeAlias
+
 BLOCK = 256 * 1024  # bytes
 OWED = 5.0  # seconds that the rest of an ended job's log gets to come in from a worker
 
-Say = Callable[[Message], "str | None"]
+Say: TypeAlias = "Callable[[Message], str | None]"
 """Tells the fetching side something; its answer to the message `job`."""
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import Callable
 
 from skyq.core.model import Job
 from skyq.core.request import id_range
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Callable
+
     from skyq.head.head import Head
 
 NOBODYS = 0  # the id of no job

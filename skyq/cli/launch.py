@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from skyq.cli import taskargs
 from skyq.cli.parser import Parser, muted
 from skyq.core.model import Task
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _EXAMPLES = """\
   skyq launch -c local task.yaml            setup, then run; follow the log

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import Any
 
 from skyq.cli import cluster, place
 from skyq.cli.jobids import resolve
@@ -18,6 +17,8 @@ from skyq.core.model import Job
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from skyq.cli import fetch
     from skyq.head.head import Head
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any, Callable, NamedTuple
 
 from skyq.cli import cluster
 from skyq.core.errors import SkyqError
+from skyq.core.tuples import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Callable
+
     from skyq.cli.remote import Answer, Asked
 
 

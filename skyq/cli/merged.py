@@ -9,9 +9,13 @@ from __future__ import annotations
 import os
 from collections import deque
 from itertools import chain
-from typing import BinaryIO, Callable, Iterator, Mapping, NamedTuple
 
 from skyq.core.logtext import tail_offset
+from skyq.core.tuples import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import BinaryIO, Callable, Iterator, Mapping
 
 CHUNK = 1024 * 1024  # bytes of text at a time
 _BLOCK = 64 * 1024  # bytes of the index at a time

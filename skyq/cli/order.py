@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 from argparse import Namespace
-from typing import Any, NamedTuple
 
 from skyq.core.model import Task
+from skyq.core.tuples import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Bag(NamedTuple):

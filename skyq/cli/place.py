@@ -7,7 +7,10 @@ again on the next connection, what was printed before it is not. On one's own ma
 from __future__ import annotations
 
 import sys
-from typing import Any, Callable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, TypeAlias
 
 SUBMITTING, SYNCING, SUBMITTED, WAITING, STARTED, ENDED = 1, 2, 3, 4, 5, 6
 """The stages of `exec`, `launch` and `logs`, each with the lines that it begins with."""
@@ -15,7 +18,7 @@ SUBMITTING, SYNCING, SUBMITTED, WAITING, STARTED, ENDED = 1, 2, 3, 4, 5, 6
 AT_HEAD = "_SKYQ_AT_HEAD"
 """Set in the environment of an agent: from there no verb goes on to a third machine."""
 
-Record = dict[str, Any]
+Record: TypeAlias = "dict[str, Any]"
 
 
 class Place:

@@ -6,18 +6,23 @@ import os
 import sys
 import time
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, NamedTuple, Protocol, Sequence
 
 from skyq.cli import place, sync
 from skyq.cli.render import Style
 from skyq.core.logtext import plain
+from skyq.core.tuples import NamedTuple
 from skyq.head import workdirs
 from skyq.head.head import Head
 from skyq.transport.parcel import Parcel
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Protocol, Sequence
+
     from skyq.cli.order import Bag, Order
     from skyq.core.protocol import Message
+else:
+    Protocol = object
 
 GOT_EVERY = 2.0  # seconds
 

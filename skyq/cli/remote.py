@@ -6,7 +6,6 @@ import codecs
 import os
 import sys
 import time
-from typing import Callable, Iterator, NamedTuple, Protocol
 
 from skyq.cli import cluster
 from skyq.cli.place import AT_HEAD
@@ -14,11 +13,16 @@ from skyq.client.remote import Conversation, ended
 from skyq.core.errors import SkyqError, Unreachable
 from skyq.core.logtext import Sanitiser
 from skyq.core.protocol import Message
+from skyq.core.tuples import NamedTuple
 from skyq.transport.base import Stream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Callable, Iterator, Protocol, TypeAlias
+
     from skyq.client.wanted import Wanted
+else:
+    Protocol = object
 
 RESUMABLE = frozenset({"exec", "launch", "logs", "wait"})
 """These go on where they were when the connection was lost; of others it isn't known how far they came."""
@@ -30,7 +34,7 @@ FRUITLESS = 4  # connections in a row that are made and bring nothing
 _ENVIRONMENT = ("TERM", "NO_COLOR", "SKYQ_GRACE_S", "SKYQ_DEBUG")
 
 
-Take = Callable[[Message], "str | Iterator[bytes] | None"]
+Take: TypeAlias = "Callable[[Message], str | Iterator[bytes] | None]"
 """Gets what isn't for the screen; its answer, or frames to send, where something is due."""
 
 

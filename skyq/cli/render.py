@@ -10,11 +10,11 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 from skyq.core import states
 from skyq.core.logtext import plain
 from skyq.core.model import UNIT, Grant, Holding, Job, Node
+from skyq.core.tuples import NamedTuple
 from skyq.core.words import ago, duration
 
 CANCELLING = "CANCELLING"

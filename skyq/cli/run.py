@@ -7,7 +7,6 @@ import shlex
 import signal
 import sys
 import time
-from typing import Any
 
 from skyq.cli import cluster, taskargs
 from skyq.cli.order import Order
@@ -23,6 +22,8 @@ from skyq.core.schedule import STARTING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from skyq.head.head import Head
 
 QUICK, SLOW = 0.01, 0.1  # seconds between two looks at a job that waits

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Any, Callable, Dict
 
 from skyq.core import protocol
 from skyq.core.errors import HostClaimed, SkyqError
 from skyq.core.paths import ClaimDir, Home
 from skyq.core.protocol import Message
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict
 
 BEAT = 5.0  # seconds
 

@@ -6,7 +6,6 @@ import os
 import re
 import sys
 import time
-from typing import BinaryIO, Callable, Mapping, Sequence
 
 from skyq.cli import place
 from skyq.cli.merged import Merged, tail_of
@@ -18,6 +17,10 @@ from skyq.core.model import Job, Node
 from skyq.core.paths import host_word, run_index
 from skyq.head import specs
 from skyq.head.head import Head
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import BinaryIO, Callable, Mapping, Sequence
 
 EAGER = 2.0  # seconds after the last news in which the files are looked at often
 QUICK, SLOW = 0.01, 0.1  # seconds between two looks

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
 
 from skyq.cli import cluster, place
 from skyq.cli.order import Order
@@ -21,6 +20,8 @@ from skyq.core.model import Request, Task
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from skyq.client.wanted import Wanted
     from skyq.head.head import Head
 

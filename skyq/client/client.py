@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 from skyq import __version__
 from skyq.client.records import Remote
 from skyq.core.errors import SkyqError
 from skyq.core.host import Pool
 from skyq.core.paths import Home
+from skyq.core.tuples import NamedTuple
 from skyq.core.versions import order
 
 TYPE_CHECKING = False

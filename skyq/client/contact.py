@@ -7,7 +7,6 @@ machine remembers only where the head is.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from skyq import __version__
 from skyq.client.guest import Guest, Place
@@ -17,6 +16,7 @@ from skyq.client.records import Remote
 from skyq.client.wanted import Choosing, Wanted
 from skyq.core.errors import HostClaimed, SkyqError, Unreachable
 from skyq.core.host import Host, Pool
+from skyq.core.tuples import NamedTuple
 from skyq.core.versions import order
 
 TYPE_CHECKING = False

@@ -15,11 +15,14 @@ import json
 import os
 import re
 from contextlib import contextmanager
-from typing import Callable, Iterator
 
 from skyq.core.errors import ProtocolError, SkyqError
 from skyq.core.logtext import plain
 from skyq.core.protocol import Message
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Iterator
 
 MARK = ".skyq-job"
 """Whose logs a folder holds."""

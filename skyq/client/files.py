@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import Iterator, NamedTuple
 
 from skyq.core.errors import TaskError
+from skyq.core.tuples import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Iterator
+
     from pathspec import GitIgnoreSpec
 
 Rules = list[tuple[str, "GitIgnoreSpec"]]

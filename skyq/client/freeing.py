@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from skyq.client import records
 from skyq.client.client import Client
@@ -11,6 +10,7 @@ from skyq.client.guest import Guest
 from skyq.client.party import Party
 from skyq.client.search import hosts_named, hosts_of, party_of
 from skyq.core.errors import SkyqError
+from skyq.core.tuples import NamedTuple
 
 
 class Freed(NamedTuple):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 from skyq import __version__
 from skyq.client.landing import Facts, Landing
@@ -13,6 +12,7 @@ from skyq.core.errors import SkyqError, Unreachable
 from skyq.core.host import Host
 from skyq.core.keylines import DEFAULT_LAUNCHER
 from skyq.core.paths import Home
+from skyq.core.tuples import NamedTuple
 from skyq.core.versions import order
 
 TYPE_CHECKING = False

@@ -11,7 +11,6 @@ import re
 import time
 import zlib
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from skyq.client.slices import Slice
 from skyq.core import protocol, replies
@@ -21,6 +20,8 @@ from skyq.core.protocol import Message
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, TypeAlias
+
     from skyq.transport.base import Stream
 
 PATIENCE = 180.0  # seconds for one request: nvidia-smi, a slow disk, another client that founds the cluster
@@ -29,7 +30,7 @@ LANDING, NO_PYTHON = "skyq-landing 1 ", "skyq-no-python"
 NOISE_LIMIT = 256 * 1024  # bytes that its shell may say before
 NEWEST_PYTHON = 14  # of the 3.x that skyq's libraries are built for
 
-Facts = dict[str, Any]
+Facts: TypeAlias = "dict[str, Any]"
 
 
 class Unfit(SkyqError):

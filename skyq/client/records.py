@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any, NamedTuple
 
 from skyq.core.errors import SkyqError
 from skyq.core.host import Host
 from skyq.core.paths import Home
+from skyq.core.tuples import NamedTuple
 from skyq.store.place import make_private
 from skyq.transport.aside import write_whole
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 ENDING = ".json"
 _HOW = ("ip", "user", "identity_file", "port")

@@ -16,12 +16,15 @@ side that is pinged, means that it or the way to it is dead.
 from __future__ import annotations
 
 import threading
-from typing import Iterator
 
 from skyq.core import replies
 from skyq.core.errors import Unreachable
 from skyq.core.protocol import Decoder, Message, encode, greeting
 from skyq.transport.base import Stream
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Iterator
 
 PING = 5.0  # seconds
 SILENCE = 20.0  # seconds

@@ -12,12 +12,12 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from skyq import __version__
 from skyq.client.wheels import Cache, CantFetch, Target, read_lock
 from skyq.core.errors import SkyqError
 from skyq.core.paths import Home
+from skyq.core.tuples import NamedTuple
 
 FIRST_LINE = b"#!/usr/bin/env python3\n"
 INDEX, LOCK = "deps/index.json", "deps/requirements.lock"

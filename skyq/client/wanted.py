@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from skyq.client.guest import Guest, Place
 from skyq.client.party import Party, names
@@ -11,6 +10,7 @@ from skyq.core import schedule
 from skyq.core.accelerators import resources_text
 from skyq.core.errors import Declined, SkyqError, Unreachable
 from skyq.core.model import Device, Node, Request
+from skyq.core.tuples import NamedTuple
 
 TOLERANCE = 0.95
 """Of the memory asked for: what the kernel keeps for itself isn't counted in MemTotal."""

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import List, Sequence
 
 from skyq.core.model import UNIT, Request
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import List, Sequence
 
 _NAMES = """
     GB300 GB200 B300 B200 B100 GH200 H800 H200 H200-NVL H100 H100-NVL H20 A800 A100-80GB A100 A40 A30 A16 A10G

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Dict, Mapping, NamedTuple, Sequence, Tuple
-
 from skyq.core import states
+from skyq.core.tuples import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, Mapping, Sequence, Tuple, TypeAlias
 
 OK, ANY, FAILED = "ok", "any", "failed"
 _FAILED = frozenset({states.FAILED, states.FAILED_SETUP, states.FAILED_DRIVER})
@@ -15,7 +18,7 @@ _WANTED: Dict[str, frozenset[str]] = {
 }
 _TO = {OK: "succeed", ANY: "end", FAILED: "fail"}
 
-After = Tuple[int, str]
+After: TypeAlias = "Tuple[int, str]"
 """A job's id, and OK, ANY or FAILED."""
 
 

@@ -8,11 +8,15 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from skyq.core.errors import TaskError
 from skyq.core.model import Batch
 from skyq.core.request import MAX_NAME, check_envs, check_text, show, valid_env_name
+from skyq.core.tuples import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, List, Optional, Sequence, Tuple
 
 MAX_JOBS = 10_000
 """Of one command."""

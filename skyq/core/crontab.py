@@ -13,7 +13,10 @@ from __future__ import annotations
 
 import re
 import shlex
-from typing import Sequence
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Sequence
 
 LINE_LIMIT = 990  # bytes that every cron takes as a command (Debian's: 999)
 

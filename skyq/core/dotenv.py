@@ -7,10 +7,13 @@ text: it may be a secret, and a broken line is often the middle of one.
 from __future__ import annotations
 
 import re
-from typing import Dict, List, Mapping, Optional
 
 from skyq.core.errors import UsageError
 from skyq.core.request import MAX_ENV, MAX_SPEC
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, List, Mapping, Optional
 
 _BLANK = re.compile(r"[ \t]*(?:#[^\n]*)?(?:\n|\Z)")
 _ENTRY = re.compile(

@@ -11,7 +11,10 @@ What sshd lets such a key do is that command, and nothing else: no shell, no fil
 from __future__ import annotations
 
 import re
-from typing import Sequence
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Sequence
 
 _LINES = re.compile(rb"[^\n]*\n|[^\n]+")
 _HARMFUL = re.compile("[\x00-\x1f\x7f'\"$`!\\\\\ud800-\udfff]")

@@ -10,13 +10,16 @@ the word to go, which is given once all of them are. Whose word was never given 
 
 from __future__ import annotations
 
-from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
-
 from skyq.core import states
 from skyq.core.model import Recovery
 from skyq.core.paths import host_word
 from skyq.core.protocol import UNKNOWN
+from skyq.core.tuples import NamedTuple
 from skyq.core.words import duration
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 ASKED = 0
 PREPARED = 1

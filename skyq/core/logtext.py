@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import codecs
 import re
-from typing import Callable, Dict, Optional, Set
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Dict, Optional, Set
 
 CYAN = b"\x1b[36m"
 RESET = b"\x1b[0m"

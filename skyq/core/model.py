@@ -7,7 +7,11 @@ times ending in `_at` are UTC epoch seconds for people, never for decisions.
 
 from __future__ import annotations
 
-from typing import Any, Dict, NamedTuple, Optional, Tuple
+from skyq.core.tuples import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, Optional, Tuple
 
 UNIT = 10_000
 """One whole device. A request's finest share is 1/10000 of a device."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os.path
-from typing import NamedTuple
+
+from skyq.core.tuples import NamedTuple
 
 
 class Home(NamedTuple):

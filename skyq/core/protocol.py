@@ -54,10 +54,13 @@ from __future__ import annotations
 
 import json
 import struct
-from typing import Any, Dict, Iterator, List
 
 from skyq import __version__
 from skyq.core.errors import ProtocolError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, Iterator, List, TypeAlias
 
 VERSION = 1
 GREETING = "skyq-protocol"
@@ -76,7 +79,7 @@ DATA_HEADER = struct.Struct(">H")
 UNKNOWN = -1
 """The code of a step whose exit status can't be known, or that never ran."""
 
-Message = Dict[str, Any]
+Message: TypeAlias = "Dict[str, Any]"
 
 
 def greeting() -> bytes:

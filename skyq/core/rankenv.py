@@ -9,9 +9,13 @@ take them for their own.
 from __future__ import annotations
 
 import json
-from typing import Dict, Mapping, NamedTuple, Sequence, Tuple
 
 from skyq.core.model import UNIT, Device
+from skyq.core.tuples import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, Mapping, Sequence, Tuple
 
 MASTER_PORTS = range(20_000, 28_000)
 """Below Linux's ephemeral ports (32768…), so that no client socket sits on one by chance."""

@@ -8,17 +8,20 @@ same holds for messages of a kind that isn't known, where they are ignored.
 from __future__ import annotations
 
 import re
-from typing import Any, Callable, Dict, List, Mapping
 
 from skyq.core.errors import ProtocolError
 from skyq.core.protocol import Message
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, List, Mapping, TypeAlias
 
 REPLY_LIMIT = 4 * 1024 * 1024  # bytes of one message of a node: it tells which steps it has something of
 MOST = 1 << 62  # more bytes than there are
 MANY = 100_000  # entries of a list
 
-Check = Callable[[Any], bool]
-Shape = Mapping[str, Check]
+Check: TypeAlias = "Callable[[Any], bool]"
+Shape: TypeAlias = "Mapping[str, Check]"
 
 
 def _text(limit: int) -> Check:

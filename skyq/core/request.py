@@ -7,7 +7,6 @@ Runs on Python 3.8. The messages in quotes are SkyPilot's, so that its users fin
 from __future__ import annotations
 
 import re
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from skyq.core.errors import TaskError
 from skyq.core.model import (
@@ -22,7 +21,12 @@ from skyq.core.model import (
     TimeLimit,
     without_secrets,
 )
+from skyq.core.tuples import NamedTuple
 from skyq.core.words import DAY, HOUR, MINUTE, duration, parsed_duration
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Optional, Tuple, TypeAlias
 
 COMMAND_NAME = "sky-cmd"
 """The name of a task that is a bare command (SkyPilot's)."""
@@ -56,7 +60,7 @@ _CLOCK = r"(?:([0-9]{1,4})-)?([0-9]{1,6})(?::([0-5][0-9]))?(?::([0-5][0-9]))?"
 _VENDORS = frozenset({"nvidia", "amd", "intel", "huawei", "ascend", "google", "aws"})
 _GB = {"": 1024, "G": 1024, "GB": 1024, "M": 1, "MB": 1, "T": 1024 * 1024, "TB": 1024 * 1024}
 
-Choice = Tuple[str, int]
+Choice: TypeAlias = "Tuple[str, int]"
 """An accelerator as typed, and how much of it per node: UNIT is one whole device."""
 
 

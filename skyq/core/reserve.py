@@ -8,12 +8,16 @@ its time limit, may start there meanwhile.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple, Optional, Tuple
 
 from skyq.core.model import UNIT, Grant, Holding, Request, Start, Waiting
 from skyq.core.rooms import Room, concrete, types_of
+from skyq.core.tuples import NamedTuple
 
-Cost = Tuple[int, int, int]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional, Tuple, TypeAlias
+
+Cost: TypeAlias = "Tuple[int, int, int]"
 """Devices that are in use, milli-CPUs and MB that are missing: the less, the better."""
 
 

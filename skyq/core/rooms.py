@@ -6,9 +6,12 @@ from collections.abc import Iterable, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import islice
 from operator import attrgetter
-from typing import Optional, Tuple
 
 from skyq.core.model import ANY_DEVICE, UNIT, Grant, Node, Request, Stranger
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional, Tuple, TypeAlias
 
 
 class Room:
@@ -95,7 +98,7 @@ class Room:
         return ((index, request.amount),)
 
 
-Fit = Tuple[int, ...]
+Fit: TypeAlias = "Tuple[int, ...]"
 """How well a room suits a request: the least is the best. The last item is the room's position."""
 
 

@@ -21,16 +21,20 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from operator import attrgetter
-from typing import NamedTuple, Optional, Tuple
 
 from skyq.core.accelerators import amount_text, spelled
 from skyq.core.model import UNIT, Array, Holding, Node, Request, Snapshot, Start, Stranger, Waiting
 from skyq.core.reserve import Kept, begin, choose
 from skyq.core.rooms import Candidates, Room, alike, concrete, fit, types_of
+from skyq.core.tuples import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional, Tuple, TypeAlias
 
 STARTING = "starts as soon as the dispatcher sees it"
 
-Shape = Tuple[int, Tuple[Request, ...]]
+Shape: TypeAlias = "Tuple[int, Tuple[Request, ...]]"
 """What the fit of a job depends on: its number of nodes and its alternatives."""
 
 

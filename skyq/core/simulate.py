@@ -11,10 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from heapq import heapify, heappop, heappush
-from typing import NamedTuple, Optional
 
 from skyq.core.model import UNIT, Grant, Holding, Node, Request, Snapshot, Start, Waiting
 from skyq.core.schedule import plan
+from skyq.core.tuples import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional
 
 MOST = 400_000
 """What a forecast may cost, in microseconds or so."""

@@ -13,7 +13,9 @@ The words, and the exit codes in EXIT_CODE, are SkyPilot's (sky/skylet/job_lib.p
 
 from __future__ import annotations
 
-from typing import Dict, FrozenSet
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, FrozenSet
 
 PENDING = "PENDING"
 SETTING_UP = "SETTING_UP"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Tuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Tuple
 
 
 def order(version: str) -> Tuple[int, ...]:

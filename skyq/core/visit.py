@@ -20,9 +20,12 @@ what a slow reader leaves.
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from skyq.core.protocol import Message
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 WINDOW = 256 * 1024  # bytes
 TOLD = WINDOW // 4  # bytes taken that are worth a `took`

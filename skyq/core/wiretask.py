@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Tuple
-
 from skyq.core.errors import ProtocolError
 from skyq.core.model import Batch, Git, Recovery, Request, Task, TimeLimit
 from skyq.core.protocol import Message
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, Tuple
 
 
 def packed(task: Task) -> Message:

@@ -6,7 +6,10 @@ A negative time (a clock was set back) reads like no time at all.
 from __future__ import annotations
 
 import re
-from typing import List, Optional, Sequence, Tuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import List, Optional, Sequence, Tuple
 
 MINUTE = 60
 HOUR = 60 * MINUTE

@@ -6,7 +6,6 @@ import math
 import os
 import stat
 import time
-from typing import List
 
 from skyq.core.finding import Finding
 from skyq.core.paths import ClusterDir
@@ -15,6 +14,10 @@ from skyq.head import cron, wake
 from skyq.head.head import Head
 from skyq.store.place import file_system, home_root
 from skyq.transport.parcel import disk_use
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import List
 
 GB = 1024**3
 LOW = 1 * GB  # bytes; less makes submits and logs fail soon

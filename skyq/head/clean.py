@@ -9,14 +9,18 @@ from __future__ import annotations
 import json
 import os
 import time
-from typing import Dict, List, Mapping, NamedTuple, Set
 
 from skyq.core import states
 from skyq.core.model import Job
 from skyq.core.paths import ClusterDir
+from skyq.core.tuples import NamedTuple
 from skyq.head import workdirs
 from skyq.store.store import Store
 from skyq.transport import parcel
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, List, Mapping, Set
 
 
 class Leftover(NamedTuple):

@@ -9,7 +9,6 @@ import json
 import os
 import select
 import time
-from typing import Callable, Iterable, Iterator, List, Tuple
 
 from skyq.core import protocol, replies
 from skyq.core.errors import ProtocolError, SkyqError, Unreachable
@@ -19,6 +18,10 @@ from skyq.head import workdirs
 from skyq.transport import parcel
 from skyq.transport.base import Channel
 from skyq.transport.parcel import Item, item_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Iterable, Iterator, List, Tuple, TypeAlias
 
 PATIENCE = 120.0  # seconds without a byte taken or given, after which the node is unreachable
 PING_EVERY = 5.0  # seconds
@@ -128,7 +131,7 @@ class Talk:
         return True
 
 
-Connect = Callable[[], Channel]
+Connect: TypeAlias = "Callable[[], Channel]"
 
 
 def main(connect: Connect, where: ClusterDir, home: Home, names: List[str]) -> Tuple[int, str]:

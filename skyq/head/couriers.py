@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from typing import Callable, Dict, List, Set, Tuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Dict, List, Set, Tuple, TypeAlias
 
 AT_ONCE = 8  # processes
 
-Argv = Callable[[str, List[str]], List[str]]
+Argv: TypeAlias = "Callable[[str, List[str]], List[str]]"
 """(node, names of copies) → what starts a courier."""
-Errand = Tuple[int, str]
+Errand: TypeAlias = "Tuple[int, str]"
 """(job, step) that waits for one."""
 
 

@@ -13,14 +13,18 @@ import pwd
 import subprocess
 import sys
 import threading
-from typing import Iterator, NamedTuple, Optional
 
 from skyq.core import crontab
 from skyq.core.errors import SkyqError
 from skyq.core.paths import ClusterDir
+from skyq.core.tuples import NamedTuple
 from skyq.head import launcher
 from skyq.store.place import leave_trace
 from skyq.store.store import Store
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Iterator, Optional
 
 PATIENCE = 10.0  # seconds for crontab(1), which may ask an account server
 OFF = "off"

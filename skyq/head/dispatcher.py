@@ -11,7 +11,6 @@ import select
 import socket
 import sys
 import time
-from typing import Callable, List, Optional, Set
 
 from skyq import __version__
 from skyq.core.errors import SkyqError
@@ -38,6 +37,7 @@ from skyq.transport.aside import short_name
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from threading import Thread
+    from typing import Callable, List, Optional, Set
 
 LOCK_WAIT = 10.0  # seconds that a new dispatcher waits for one that leaves
 LINGER = 1.0  # seconds without work before it leaves: the next submit of a loop finds it still there

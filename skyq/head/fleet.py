@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import time
-from typing import Callable, Dict, List, Set, Tuple
 
 from skyq.core.model import Node
 from skyq.core.paths import ClusterDir
@@ -14,9 +13,13 @@ from skyq.head.nodestate import CONNECTING, UNGROUPED
 from skyq.store.store import Store
 from skyq.transport.base import Channel
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Dict, List, Set, Tuple, TypeAlias
+
 NODE_PAUSE = 5.0  # seconds that a node gets nothing new after it could not start something
 
-Connect = Callable[[Node], Channel]
+Connect: TypeAlias = "Callable[[Node], Channel]"
 
 
 class Fleet:

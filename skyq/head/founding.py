@@ -14,7 +14,6 @@ import shutil
 import socket
 import time
 from contextlib import suppress
-from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from skyq.core import keylines, protocol, replies
 from skyq.core.errors import SkyqError, Unreachable
@@ -25,11 +24,15 @@ from skyq.store.place import has_queue, home_root, make_private, state_home
 from skyq.transport.aside import sweep, write_whole
 from skyq.transport.base import Channel
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Optional, Sequence, Tuple, TypeAlias
+
 LOCK_WAIT = 120.0  # seconds for another client that founds the same cluster
 LOOK = 0.2  # seconds
 SSH_PORT = 22
 
-Message = Dict[str, Any]
+Message: TypeAlias = "Dict[str, Any]"
 
 
 def own_state() -> Home:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from typing import Dict, List, Optional, Sequence, Set, Tuple
 
 from skyq import __version__
 from skyq.core import schedule, states
@@ -25,6 +24,10 @@ from skyq.head import limits, lookout, overtaking, specs, waits, wake
 from skyq.head.nodestate import CONNECTING, ENDING, UNGROUPED, UNREACHABLE
 from skyq.store.place import make_private, private_folders
 from skyq.store.store import PAUSED, NewJob, Store
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, List, Optional, Sequence, Set, Tuple
 
 CLOSING = "closing"
 """The setting that refuses submits while the cluster is being removed."""

@@ -10,13 +10,16 @@ import os
 import pwd
 import re
 import shlex
-from typing import Dict, Sequence
 
 from skyq import __version__, folders, program
 from skyq.core.paths import Home
 from skyq.core.versions import order
 from skyq.store.place import home_root, private_folders
 from skyq.transport.aside import sweep, write_whole
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, Sequence
 
 _NEEDED = ("SKYQ_STATE_DIR", "SKYQ_CLAIM_DIR", "SKYQ_CRON")
 

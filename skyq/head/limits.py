@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Dict, Iterator, Mapping, Optional, Sequence
 
 from skyq.core import states
 from skyq.core.model import ENDING, Job
 from skyq.store.store import Store
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, Iterator, Mapping, Optional, Sequence
 
 _ENDS = "ends"
 

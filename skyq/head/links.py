@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Callable, List, Optional, Set, Tuple
 
 from skyq.core import protocol, replies
 from skyq.core.errors import ProtocolError, Unreachable
@@ -13,6 +12,10 @@ from skyq.core.protocol import Message
 from skyq.head.nodestate import CONNECTING, ENDING, UNREACHABLE
 from skyq.transport.base import Channel
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, List, Optional, Set, Tuple, TypeAlias
+
 RETRY_FIRST = 0.1  # seconds before a lost connection is opened again; doubled up to RETRY_LAST
 RETRY_LAST = 5.0  # seconds
 CLAIM_AGAIN = 2.0  # seconds until a refused claim is asked for again
@@ -20,9 +23,9 @@ PING_EVERY = 5.0  # seconds
 SILENCE = 20.0  # seconds without a word from the agent, after which the connection is dead
 
 
-Key = Tuple[str, int, str]
+Key: TypeAlias = "Tuple[str, int, str]"
 """job uuid, attempt, step"""
-Unwanted = Callable[[str, List[Key]], List[Key]]
+Unwanted: TypeAlias = "Callable[[str, List[Key]], List[Key]]"
 """(node, what it still has something of) → what of that shall end before it gets work"""
 
 

@@ -7,7 +7,6 @@ come. A node that doesn't answer is taken as it is; nothing hangs for long.
 from __future__ import annotations
 
 import json
-from typing import Dict, FrozenSet, Iterable, List, Mapping, Optional, Set, Tuple
 
 from skyq.core.logtext import plain
 from skyq.core.model import Node, Stranger
@@ -17,6 +16,8 @@ from skyq.store.store import Store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Dict, FrozenSet, Iterable, List, Mapping, Optional, Set, Tuple
+
     from skyq.head.board import Board
     from skyq.head.links import Link
 

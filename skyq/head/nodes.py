@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import List, Sequence, Set
 
 from skyq.core import states
 from skyq.core.errors import SkyqError
@@ -12,6 +11,10 @@ from skyq.head import specs, waits
 from skyq.head.head import Head
 from skyq.head.nodestate import UNREACHABLE
 from skyq.store.store import Store
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import List, Sequence, Set
 
 ABANDONED = "abandoned"
 """The setting with the names of unreachable nodes that are being removed: what runs there is lost."""

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Dict, Iterable, NamedTuple, Optional, Tuple
 
 from skyq.core.model import Grant, Job, Start, Waiting
+from skyq.core.tuples import NamedTuple
 from skyq.store.store import Store
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, Iterable, Optional, Tuple
 
 RESERVE_AFTER = "reserve_after"
 """The setting: seconds, or NEVER."""

@@ -8,10 +8,14 @@ step, offset, length. What it doesn't name is in the raw files all the same.
 from __future__ import annotations
 
 import os
-from typing import Collection, Dict, List, NamedTuple, Optional, Set, Tuple
 
 from skyq.core.paths import run_index
 from skyq.core.protocol import Message
+from skyq.core.tuples import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Collection, Dict, List, Optional, Set, Tuple
 
 
 class Source(NamedTuple):

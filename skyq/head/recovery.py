@@ -6,10 +6,10 @@ import os
 import signal
 import socket
 import struct
-from typing import NamedTuple
 
 from skyq.core.errors import SkyqError
 from skyq.core.paths import ClusterDir
+from skyq.core.tuples import NamedTuple
 from skyq.store import rebuild
 from skyq.store.lock import tick_lock
 from skyq.transport.aside import short_name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Callable, Dict, Iterable, List, Mapping, Sequence, Set, Tuple, TypeVar
 
 from skyq.core import protocol
 from skyq.core.errors import ProtocolError, SkyqError
@@ -14,12 +13,17 @@ from skyq.head.courier import Talk
 from skyq.transport.base import Channel
 from skyq.transport.parallel import in_parallel
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Dict, Iterable, List, Mapping, Sequence, Set, Tuple, TypeAlias, TypeVar
+
+    T = TypeVar("T")
+
 MOST = 1_000_000  # answers of one node
 
-T = TypeVar("T")
 
-Connect = Callable[[Node], Channel]
-Troubles = Dict[str, str]
+Connect: TypeAlias = "Callable[[Node], Channel]"
+Troubles: TypeAlias = "Dict[str, str]"
 """Node → why it can't be had."""
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Dict, NamedTuple, Tuple
-
 from skyq.core.errors import UsageError
+from skyq.core.tuples import NamedTuple
 from skyq.core.words import duration, parsed_duration
 from skyq.head import lookout, overtaking
 from skyq.head.head import Head
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, Tuple
 
 LOST_AFTER = 600.0  # seconds that a node is unreachable before the gangs on it fail
 

@@ -10,14 +10,18 @@ import errno
 import json
 import os
 from contextlib import contextmanager
-from typing import Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence
 
 from skyq.core import rankenv, states
 from skyq.core.errors import StoreError, UsageError
 from skyq.core.model import Device, Job, Node, Task
 from skyq.core.paths import ClusterDir, attempt_logs, host_word, step_log
 from skyq.core.protocol import Message
+from skyq.core.tuples import NamedTuple
 from skyq.store.store import Store
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, Iterator, List, Mapping, Optional, Sequence
 
 GRACE = 30.0  # seconds between TERM and KILL at a cancel; SkyPilot's
 LONGEST_GRACE = 86400  # seconds

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import os
 import time
-from typing import List, NamedTuple
 
 from skyq.core.paths import ClusterDir
+from skyq.core.tuples import NamedTuple
 from skyq.head import wake, workdirs
 from skyq.store.lock import tick_lock
 from skyq.transport.parcel import disk_use, remove_tree
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import List
 
 LOCK_WAIT = 20.0  # seconds for the dispatcher to leave once there is no work: it lingers one
 KEPT_LOGS = "logs-"  # begins the names of logs that former ends of the cluster left

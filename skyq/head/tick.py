@@ -7,7 +7,6 @@ committed. Only then the nodes are told, and to tell them twice does no harm.
 from __future__ import annotations
 
 import time
-from typing import Any, Dict, List, Optional, Set, Tuple
 
 from skyq.core import schedule, states
 from skyq.core.lifecycle import FAILURE, Verdict
@@ -17,6 +16,10 @@ from skyq.head.board import Board
 from skyq.head.nodestate import CONNECTING
 from skyq.head.pulls import Pulls
 from skyq.store.store import PAUSED, OwedLog, Store
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Optional, Set, Tuple
 
 
 class Acts:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
-from typing import Dict, Iterable
 
 from skyq.core import after
 from skyq.core.after import Standing
 from skyq.core.model import Job
 from skyq.store.store import Store
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, Iterable
 
 
 def standings(store: Store, jobs: Iterable[Job]) -> Dict[int, Standing]:

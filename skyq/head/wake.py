@@ -9,11 +9,14 @@ from __future__ import annotations
 import os
 import socket
 import time
-from typing import Dict
 
 from skyq import program
 from skyq.core.paths import ClusterDir
 from skyq.transport.aside import short_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict
 
 OUTSIDE = b"outside"
 ESCAPE = 10.0  # seconds for a new dispatcher to leave this login

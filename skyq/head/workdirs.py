@@ -16,7 +16,6 @@ import json
 import os
 import stat
 import time
-from typing import Any, Callable, Dict, Iterable, List, Optional, Protocol, Set, Tuple
 
 from skyq.core.errors import StoreError, TaskError
 from skyq.core.paths import ClusterDir
@@ -32,6 +31,12 @@ from skyq.transport.parcel import (
     show_additions,
     turn_link,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, Iterable, List, Optional, Protocol, Set, Tuple, TypeAlias
+else:
+    Protocol = object
 
 JUST_BEGUN = 60.0  # seconds
 
@@ -60,7 +65,7 @@ _NOTHING: Dict[str, Any] = {"shows": [], "paths": [], "whole": [], "files": {}, 
 FORMER = "before-the-first-copy"
 """The name of the folder that `~/sky_workdir` was."""
 
-Source = Tuple[str, Iterable[Item]]
+Source: TypeAlias = "Tuple[str, Iterable[Item]]"
 """(root, what of it)"""
 
 

@@ -13,7 +13,6 @@ import os
 import select
 import signal
 import time
-from typing import Callable, Dict, List, Optional, Set, Tuple
 
 from skyq.core import protocol
 from skyq.core.errors import HostClaimed
@@ -28,6 +27,8 @@ from skyq.transport import cgroup
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Callable, Dict, List, Optional, Set, Tuple
+
     from skyq.node.strangers import Lookout
 
 LATE = 15.0  # seconds without a word from the head, after which a start request is too old to obey

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
-from typing import Dict, List, NamedTuple, Optional, Sequence
 
 from skyq.core.finding import Finding
 from skyq.core.paths import RunDir
+from skyq.core.tuples import NamedTuple
 from skyq.node import probe, proc
 from skyq.node.records import Started
 from skyq.transport import cgroup, logout
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, List, Optional, Sequence
 
 NVIDIA = ["--query-compute-apps=gpu_uuid,pid,used_memory,process_name", "--format=csv,noheader,nounits"]
 SHOWN = 10  # processes

@@ -13,16 +13,19 @@ import os
 import pwd
 import time
 from contextlib import suppress
-from typing import Any, Dict, Optional
 
 from skyq.core.errors import HostClaimed
 from skyq.core.paths import ClaimDir
 from skyq.transport.aside import aside, sweep
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, Optional, TypeAlias
+
 # Other accounts may put anything there: a link, or a pipe that would let us wait for a writer.
 _CAREFUL = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
-Claim = Dict[str, Any]
+Claim: TypeAlias = "Dict[str, Any]"
 """cluster, id (of the cluster's state directory), head, state_dir, node (its name there), since; owner from
 the file."""
 

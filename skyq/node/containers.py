@@ -14,11 +14,14 @@ import shlex
 import signal
 import sys
 import time
-from typing import Dict, List, Optional, Set, Tuple
 
 from skyq.core.paths import RunDir, Wrappers
 from skyq.node.wrapper import LABEL, MARK, is_podman
 from skyq.transport.aside import sweep, write_whole
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, List, Optional, Set, Tuple
 
 PROGRAMS = ("docker", "podman")
 LIMIT = 10.0  # seconds that one command of an engine may take

@@ -11,12 +11,15 @@ import fcntl
 import os
 import shutil
 import time
-from typing import Callable, Dict, List, Optional
 
 from skyq.core.errors import ProtocolError
 from skyq.core.protocol import Message
 from skyq.transport import parcel
 from skyq.transport.parcel import MOUNT, PART, Parcel, lacks_message, show_additions, turn_link
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Dict, List, Optional
 
 SHOWN = ".shown"
 """Beside a copy: the path at which a file_mount shows it."""

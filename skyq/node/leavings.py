@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import time
-from typing import List, Tuple
 
 from skyq.core.errors import SkyqError
 from skyq.core.paths import Home, RunDir
@@ -18,10 +17,14 @@ from skyq.node.records import Started, left_over
 from skyq.node.setup import names, unlink
 from skyq.transport import parcel
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import List, Tuple, TypeAlias
+
 PATIENCE = 120.0  # seconds for the grace time that jobs ask for, usually 30
 LOOK = 0.05  # seconds
 
-Kept = Tuple[str, int]
+Kept: TypeAlias = "Tuple[str, int]"
 """(folder, bytes of the files in it)"""
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from typing import Dict, List, Optional, Tuple
 
 from skyq.core import accelerators
 from skyq.core.errors import SkyqError
 from skyq.core.model import Device
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, List, Optional, Tuple
 
 PATIENCE = 60.0  # seconds; nvidia-smi takes several on large machines without persistence mode
 NVIDIA = ["--query-gpu=index,uuid,name", "--format=csv,noheader"]

@@ -5,12 +5,16 @@ from __future__ import annotations
 import enum
 import json
 import os
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from skyq.core.paths import RunDir
 from skyq.core.protocol import UNKNOWN
+from skyq.core.tuples import NamedTuple
 from skyq.node import proc, shim
 from skyq.node.shim import try_lock
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Optional, Tuple
 
 
 class Key(NamedTuple):

@@ -5,7 +5,6 @@ done with; what is shown here now, and what may live, stays whatever it says.
 from __future__ import annotations
 
 import os
-from typing import Iterable, Iterator, List, Set, Tuple
 
 from skyq.core.paths import RunDir
 from skyq.node.copies import SHOWN, came_last, shown_at, workdir
@@ -13,8 +12,12 @@ from skyq.node.records import left_over
 from skyq.node.setup import names, unlink
 from skyq.transport import parcel
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Iterable, Iterator, List, Set, Tuple, TypeAlias
+
 SIDECARS = (SHOWN, parcel.record_path(""))
-Remain = Tuple[str, int]
+Remain: TypeAlias = "Tuple[str, int]"
 """("run/NAME" or "work/NAME", bytes on disk)"""
 
 

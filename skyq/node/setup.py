@@ -10,7 +10,6 @@ import os
 import shutil
 import time
 from contextlib import suppress
-from typing import Any, Callable, Dict, List
 
 from skyq.core import keylines
 from skyq.core.errors import SkyqError
@@ -19,6 +18,10 @@ from skyq.node import probe
 from skyq.node.baseenv import bash
 from skyq.transport import logout
 from skyq.transport.aside import aside, sweep
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, List
 
 TRIES = 5  # at a file that others change meanwhile
 KEPT = 4  # builds that stay, however old

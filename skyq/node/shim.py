@@ -21,11 +21,14 @@ import json
 import os
 import signal
 import time
-from typing import Any, Dict, List, NoReturn, Optional, Tuple
 
 from skyq.core.paths import RunDir
 from skyq.node import containers, proc
 from skyq.transport import cgroup, mark
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, NoReturn, Optional, Tuple, TypeAlias
 
 LEFTOVER_GRACE = 2.0  # seconds between TERM and KILL for what the script left behind
 RECORD_SIZE = 512  # bytes: one disk sector, more than any record has
@@ -44,7 +47,7 @@ ALREADY = 76  # exit status: someone else has started this step, or fenced it
 
 WORDS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2}
 
-Spec = Dict[str, Any]
+Spec: TypeAlias = "Dict[str, Any]"
 
 
 def reserve(path: str) -> None:

@@ -11,11 +11,15 @@ import os
 import signal
 import time
 from contextlib import suppress
-from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Set, Tuple
 
 from skyq.core.protocol import Message
+from skyq.core.tuples import NamedTuple
 from skyq.node import proc
 from skyq.transport import cgroup, mark
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Dict, Iterable, List, Optional, Set, Tuple
 
 APPS = ["--query-compute-apps=gpu_uuid,pid,used_memory,process_name", "--format=csv,noheader,nounits"]
 DEVICES = ["--query-gpu=uuid,index,memory.used", "--format=csv,noheader,nounits"]

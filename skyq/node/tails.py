@@ -9,11 +9,14 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from typing import Dict, List, Optional
 
 from skyq.core import protocol
 from skyq.core.protocol import Message
 from skyq.node.records import Key
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, List, Optional
 
 CHUNK = 48 * 1024  # bytes of a log in one frame
 FEW = 6  # pieces of a log that may hold up the news of its step's end

@@ -17,13 +17,16 @@ import socket
 import struct
 import termios
 import time
-from typing import Any, Callable, Dict, List, NoReturn, Optional, Tuple
 
 from skyq.core import protocol, visit
 from skyq.core.errors import ProtocolError
 from skyq.core.paths import RunDir
 from skyq.core.protocol import Message
 from skyq.transport.aside import short_name
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, List, NoReturn, Optional, Tuple, TypeAlias
 
 HUNG_UP = 128 + signal.SIGHUP  # exit status where nobody was or is there
 OPENING = 10.0  # seconds for a visitor to say what it has
@@ -37,7 +40,7 @@ _LOST = "the connection to its terminal was lost"
 _NOBODY = "nobody came to its terminal within %g s"
 _LOG = b"skyq: this job has a terminal. What is shown there isn't kept.\n"
 
-Become = Callable[[Dict[str, str]], NoReturn]
+Become: TypeAlias = "Callable[[Dict[str, str]], NoReturn]"
 """Has this process be the script, with these variables besides."""
 
 

@@ -14,9 +14,12 @@ from __future__ import annotations
 import errno
 import json
 import os
-from typing import Any, Iterable, Iterator, Optional, Tuple
 
-Entry = Tuple[str, Any]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Iterable, Iterator, Optional, Tuple, TypeAlias
+
+Entry: TypeAlias = "Tuple[str, Any]"
 _TAIL = 4 * 1024 * 1024  # bytes: more than the longest lines that follow a job's
 ROOM = 1024 * 1024  # bytes that the journal may always have
 GROWTH = 4  # times as long as the database, then it begins anew

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any, Dict, List, Mapping
 
 from skyq.core.errors import StoreError
 from skyq.store.journal import Journal
 from skyq.store.store import Store
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Mapping
 
 _PARTS = ("", "-wal", "-shm")
 _WHOLE = ("nodes", "meta", "owed_logs", "quarantine")

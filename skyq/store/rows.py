@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import functools
 import json
-from typing import Any, Dict, Iterable, Optional, Tuple
 
 from skyq.core.model import Array, Grant, Job, Recovery, Request, TimeLimit
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, Iterable, Optional, Tuple
 
 COLUMNS = (
     "id, uuid, name, user, state, submitted_at, started_at, ended_at, num_nodes, alternatives, priority, "

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from typing import Iterator
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Iterator
 
 VERSION = 5
 

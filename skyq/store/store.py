@@ -10,16 +10,20 @@ import json
 import os
 import sqlite3
 from contextlib import contextmanager
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Set, Tuple
 
 from skyq.core import states
 from skyq.core.errors import StoreError
 from skyq.core.model import Array, Device, Grant, Job, Node, Quarantine, Reach, Recovery, Request, TimeLimit
 from skyq.core.paths import ClusterDir
+from skyq.core.tuples import NamedTuple
 from skyq.store import schema
 from skyq.store.journal import Entry, Journal
 from skyq.store.place import refuse_planted
 from skyq.store.rows import COLUMNS, dump, job_of_row, read, written
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Set, Tuple
 
 BUSY_TIMEOUT = 60.0  # seconds; a transaction lasts milliseconds, so whoever waits longer has a bug to report
 

@@ -7,7 +7,10 @@ import os
 import re
 import time
 from contextlib import contextmanager
-from typing import Iterator
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Iterator
 
 WRITING = 60.0  # seconds; nobody needs so long to write a small file
 

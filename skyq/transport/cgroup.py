@@ -10,7 +10,10 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-from typing import Iterable, List
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Iterable, List
 
 PREFIX = "skyq."
 PROBE = PREFIX + "probe."

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING, Optional, Tuple
 
 from skyq.core.errors import Unreachable
 from skyq.core.model import Reach
@@ -16,7 +15,10 @@ from skyq.core.paths import Home
 from skyq.transport.base import READ_SIZE
 from skyq.transport.hosts import Target
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Optional, Tuple
+
     from skyq.transport.ssh import Session, SshStream
 
 BUFFER = 1024 * 1024  # bytes that may wait to be sent

@@ -10,11 +10,15 @@ import socket
 import subprocess
 import threading
 import time
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from skyq.core.errors import Unreachable
+from skyq.core.tuples import NamedTuple
 from skyq.transport.hosts import Target
 from skyq.transport.limits import Limit
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, List, Optional, Tuple, TypeAlias
 
 CONNECT_LIMIT = 10.0  # seconds
 NEXT_ADDRESS = 0.3  # seconds after which the next address of a name is tried, beside the first
@@ -24,7 +28,7 @@ QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 """Linux has it."""
 STDERR_KEPT = 4096  # bytes of what a ProxyCommand said
 
-Address = Tuple[int, Tuple[object, ...]]
+Address: TypeAlias = "Tuple[int, Tuple[object, ...]]"
 """Family and what connect() takes."""
 
 

@@ -6,10 +6,14 @@ import os
 import re
 import shutil
 import subprocess
-from typing import Dict, List, NamedTuple, Tuple
 
 from skyq.core.errors import Unreachable
 from skyq.core.host import Host
+from skyq.core.tuples import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, List, Tuple
 
 ASK_LIMIT = 15.0  # seconds for `ssh -G`, which may run the user's own `Match exec`
 HOPS_LIMIT = 8  # jump hosts behind each other: more is a circle

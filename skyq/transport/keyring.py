@@ -7,11 +7,14 @@ import binascii
 import os
 import struct
 import threading
-from typing import TYPE_CHECKING, Callable, Dict, NamedTuple, Optional, Sequence, Tuple
 
+from skyq.core.tuples import NamedTuple
 from skyq.transport.hosts import Target
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Callable, Dict, Optional, Sequence, Tuple
+
     import paramiko
 
 PROMPTS = 3

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Callable, Optional, Set
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Optional, Set
 
 
 class Limit:

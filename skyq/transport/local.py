@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-from typing import List
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import List
 
 READ_SIZE = 256 * 1024  # bytes at a time
 GOODBYE = 5.0  # seconds that the agent gets to end after its input has

@@ -9,7 +9,6 @@ import copy
 import os
 import socket
 from functools import partial
-from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
 import paramiko
 from paramiko.agent import AgentKey, AgentSSH
@@ -18,6 +17,10 @@ from paramiko.ssh_exception import AuthenticationException, BadAuthenticationTyp
 from skyq.transport.hosts import Target
 from skyq.transport.keyring import Keyring, read_key_file
 from skyq.transport.trouble import NotLoggedIn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
 AGENT_LIMIT = 30.0  # seconds; it may ask its user to confirm
 INTERACTIVE_LIMIT = 120.0  # seconds to type a one-time code

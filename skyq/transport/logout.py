@@ -10,9 +10,12 @@ from __future__ import annotations
 import os
 import pwd
 import subprocess
-from typing import Dict, List, Optional
 
 from skyq.transport import cgroup
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, List, Optional
 
 PATIENCE = 5.0  # seconds for systemd to answer
 KILLS = "the end of a login kills all that it started, jobs too (KillUserProcesses=yes in logind.conf)"

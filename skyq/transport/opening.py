@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from typing import Any, Iterator, List, Optional
 
 import paramiko
 from fabric import Config, Connection
@@ -22,6 +21,10 @@ from skyq.transport.login import Login
 from skyq.transport.session import Session, shown
 from skyq.transport.trouble import Dropped, NotLoggedIn
 from skyq.transport.trust import Trust
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Iterator, List, Optional
 
 BANNER_LIMIT = 10.0  # seconds until the server says what it is
 HANDSHAKE_LIMIT = 20.0  # seconds until the host's key is known, the banner included

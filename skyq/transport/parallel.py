@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import queue
 import threading
-from typing import Any, Callable, List, Sequence
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, List, Sequence
 
 AT_ONCE = 16  # hosts
 

@@ -19,29 +19,29 @@ import os
 import re
 import stat
 import time
-from typing import (
-    Any,
-    BinaryIO,
-    Callable,
-    Container,
-    Dict,
-    Iterator,
-    List,
-    NamedTuple,
-    Optional,
-    Sequence,
-    Set,
-    Tuple,
-)
 
 from skyq.core import protocol
 from skyq.core.errors import ProtocolError
 from skyq.core.protocol import Message
+from skyq.core.tuples import NamedTuple
 from skyq.transport.aside import aside
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import threading
+    from typing import (
+        Any,
+        BinaryIO,
+        Callable,
+        Container,
+        Dict,
+        Iterator,
+        List,
+        Optional,
+        Sequence,
+        Set,
+        Tuple,
+    )
 
 _FICLONE = 0x40049409
 CHUNK = 8 * 1024 * 1024  # bytes per system call, so that progress shows

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Callable, Iterator, List, Optional
 
 from skyq.core.errors import Unreachable
 from skyq.transport.base import READ_SIZE, STDERR_KEPT
@@ -16,7 +15,10 @@ from skyq.transport.dial import CONNECT_LIMIT, Wire
 from skyq.transport.hosts import Target
 from skyq.transport.limits import Limit
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, Callable, Iterator, List, Optional
+
     import paramiko
     from fabric import Connection
 

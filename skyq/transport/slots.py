@@ -12,7 +12,10 @@ import hashlib
 import os
 import random
 import time
-from typing import Iterator, Optional
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Iterator, Optional
 
 SLOTS = 8
 PATIENCE = 30.0  # seconds; then it goes on without a slot: they are a courtesy

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import random
 import time
-from typing import Iterator, List, NamedTuple, Optional
 
 from skyq.core.errors import Unreachable
+from skyq.core.tuples import NamedTuple
 from skyq.transport import slots
 from skyq.transport.dial import Wire, dial
 from skyq.transport.hosts import Target
@@ -18,6 +18,10 @@ from skyq.transport.session import Session, SshStream
 from skyq.transport.trouble import Dropped, NotLoggedIn, dropped, not_logged_in
 from skyq.transport.trust import Trust, UnknownKey
 from skyq.transport.warmup import load
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Iterator, List, Optional
 
 __all__ = ["Session", "SshStream", "connect"]
 

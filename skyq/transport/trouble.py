@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import List
-
 from skyq.core.errors import Unreachable
 from skyq.transport.hosts import Target
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import List
 
 PASSWORD_KINDS = ("password", "keyboard-interactive")
 

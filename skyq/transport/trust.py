@@ -12,12 +12,16 @@ import hmac
 import os
 import re
 import threading
-from typing import Callable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from skyq.core.errors import Unreachable
 from skyq.core.paths import Home
+from skyq.core.tuples import NamedTuple
 from skyq.transport.hosts import SSH_PORT, Target
 from skyq.transport.keys import fingerprint
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Iterator, List, Optional, Sequence, Tuple
 
 ACCEPT_OPTION = "--accept-new-host-keys"
 

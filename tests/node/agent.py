@@ -123,17 +123,20 @@ class Agent:
         self.say({"do": "over", "job": job, "attempt": attempt})
 
     def hear(self, *kinds: str, step: str = "", within: float = PATIENCE) -> Message:
-        """The next message of one of these kinds (and about that step); others are dropped."""
+        """The next message of one of these kinds (and about that step); what comes before it is dropped, but
+        for the same of other steps.
+        """
         deadline = time.monotonic() + within
-        dropped = []
+        dropped, others = [], []
         while True:
             while self.heard:
                 message = self.heard.pop(0)
                 if message["is"] in kinds and step in ("", message.get("step")):
+                    self.heard = others + self.heard
                     return message
-                dropped.append(message)
+                (others if message["is"] in kinds else dropped).append(message)
             left = deadline - time.monotonic()
-            assert left > 0, "no %s within %g s, only %s" % ("/".join(kinds), within, dropped)
+            assert left > 0, "no %s within %g s, only %s" % ("/".join(kinds), within, dropped + others)
             self.listen(left)
 
     def quiet(self) -> list[Message]:
