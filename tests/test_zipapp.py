@@ -253,6 +253,12 @@ def test_it_starts_as_a_program_and_as_an_argument(pyz, world):
     assert says([sys.executable, "-I", "-S", pyz, "libraries"], world)
 
 
+def test_as_a_program_it_loads_nothing_that_an_installation_has_added_to_python(pyz, world):
+    told = {**world, "PATH": os.path.dirname(sys.executable), "PYTHONPROFILEIMPORTTIME": "1"}
+    loaded = {line.rpartition("|")[2].strip() for line in run([pyz, "where"], told).stderr.splitlines()}
+    assert "skyq.entry" in loaded and "site" not in loaded
+
+
 def test_it_starts_from_a_path_with_spaces_without_suffix_by_a_link_and_from_anywhere(pyz, world, tmp_path):
     spaced = tmp_path / "a folder; with $(odd) names"
     spaced.mkdir()
@@ -261,6 +267,9 @@ def test_it_starts_from_a_path_with_spaces_without_suffix_by_a_link_and_from_any
     unpacked = says([sys.executable, spaced / "sky q", "where"], world)
     assert says([sys.executable, "link", "where"], world, cwd=tmp_path) == unpacked
     assert says([sys.executable, "./sky q", "libraries"], world, cwd=spaced)
+    with_python = {**world, "PATH": "%s:%s" % (os.path.dirname(sys.executable), tmp_path)}
+    assert says([tmp_path / "link", "where"], with_python) == unpacked
+    assert says(["/bin/sh", "-c", "link where"], with_python) == unpacked
 
 
 def test_own_code_and_libraries_win_over_what_the_environment_offers(pyz, world, tmp_path):

@@ -19,7 +19,8 @@ from skyq.core.errors import SkyqError
 from skyq.core.paths import Home
 from skyq.core.tuples import NamedTuple
 
-FIRST_LINE = b"#!/usr/bin/env python3\n"
+# Without the site module: skyq sees no site-packages anyway, and some load much there at each start.
+START = b'#!/bin/sh\nexec python3 -S "$0" "$@"\n'
 INDEX, LOCK = "deps/index.json", "deps/requirements.lock"
 
 
@@ -118,7 +119,7 @@ def index(deps: str, targets: dict[str, list[str]]) -> bytes:
 
 def packed(files: Mapping[str, bytes]) -> bytes:
     """skyq.pyz as bytes: sorted, undated and stored, because compressed they would differ with the zlib."""
-    file = io.BytesIO(FIRST_LINE)
+    file = io.BytesIO(START)
     file.seek(0, io.SEEK_END)
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(files):
