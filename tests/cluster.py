@@ -9,10 +9,12 @@ Whatever fails shows the queue, dispatcher.log and the logs of the jobs.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -196,6 +198,8 @@ class LocalQueue:
         ids, wanted = list(ids), wanted or FINAL
 
         def there() -> dict[int, Record]:
+            if not self._worth_a_look(ids, wanted):
+                return {}
             jobs = self.jobs()
             for job_id in ids:
                 state = jobs[job_id]["status"]
@@ -207,6 +211,18 @@ class LocalQueue:
 
         what = "jobs %s become %s" % (", ".join(map(str, ids)), " or ".join(wanted))
         return self.until(there, what, within)
+
+    def _worth_a_look(self, ids: list[int], wanted: Iterable[str]) -> bool:
+        """Whether all are there, or one never will be, as the database says: each `queue` is a process."""
+        place = (self.state_dir / "queue.db").as_uri() + "?mode=ro"
+        try:
+            with contextlib.closing(sqlite3.connect(place, uri=True)) as database:
+                found = dict(database.execute("SELECT id, state FROM jobs"))
+        except sqlite3.Error:
+            return True
+        states = [found.get(job_id, "") for job_id in ids]
+        lost = any(state in FINAL and state not in wanted for state in states)
+        return lost or "" in states or all(state in wanted for state in states)
 
     def until(self, condition: Callable[[], T], what: str, within: float = PATIENCE) -> T:
         """wait_until(), with this queue's evidence."""

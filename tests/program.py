@@ -21,8 +21,8 @@ def program(session_dir: Path) -> list[str]:
     if choice == "source":
         return [sys.executable, "-m", "skyq"]
     if choice:
-        return [sys.executable, str(Path(choice).resolve())]
-    return [sys.executable, str(built(session_dir))]
+        return [sys.executable, "-S", str(Path(choice).resolve())]
+    return [sys.executable, "-S", str(built(session_dir))]  # as its first lines start it
 
 
 def unpacked(session_dir: Path, argv: list[str]) -> Path:

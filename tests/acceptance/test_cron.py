@@ -198,7 +198,7 @@ def test_the_launcher_outlives_the_file_and_the_folder_that_it_was_written_for(
     if "-m" in queue.program:
         pytest.skip("a checkout is not unpacked")
     pyz = tmp_path / "skyq.pyz"
-    pyz.write_bytes(Path(queue.program[1]).read_bytes())
+    pyz.write_bytes(Path(queue.program[-1]).read_bytes())
     code = own_code(queue)
     queue.program = [queue.program[0], str(pyz)]
     queue.submit(queue.until_open())
