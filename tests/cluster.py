@@ -16,6 +16,7 @@ import re
 import signal
 import sqlite3
 import subprocess
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ Record = dict[str, Any]
 
 FINAL = ("SUCCEEDED", "FAILED", "FAILED_SETUP", "FAILED_DRIVER", "CANCELLED")
 GRACE = "2"  # seconds between TERM and KILL at a cancel, instead of 30
+LOOK_EVERY = 1.0  # seconds
 COMMAND_LIMIT = 120.0  # seconds after which a command hangs
 EVIDENCE = 6000  # characters of each log that a failing test shows, the last ones
 OWN = ("_dispatcher", "_node")
@@ -92,6 +94,7 @@ class LocalQueue:
         if program[1:] == ["-m", "skyq"]:
             self.env["PYTHONPATH"] = str(ROOT)
         self.started: list[tuple[tuple[str, ...], subprocess.Popen[bytes]]] = []
+        self._looked_at = 0.0
         self.declare(H100=4)
 
     def declare(self, cpus: float = 8, memory: float = 16, **devices: int) -> None:
@@ -213,7 +216,13 @@ class LocalQueue:
         return self.until(there, what, within)
 
     def _worth_a_look(self, ids: list[int], wanted: Iterable[str]) -> bool:
-        """Whether all are there, or one never will be, as the database says: each `queue` is a process."""
+        """Whether all are there, or one never will be, as the database says: each `queue` is a process.
+
+        Now and then in any case, since a command also wakes who was killed.
+        """
+        if time.monotonic() > self._looked_at + LOOK_EVERY:
+            self._looked_at = time.monotonic()
+            return True
         place = (self.state_dir / "queue.db").as_uri() + "?mode=ro"
         try:
             with contextlib.closing(sqlite3.connect(place, uri=True)) as database:

@@ -143,7 +143,7 @@ def test_it_ends_where_nobody_says_what_to_do(head: Far, said: bytes) -> None:
 
 def test_silence_ends_it(head: Far) -> None:
     head.submit("sleep 600")
-    with agent(head, [sys.executable, "-c", WITH_SILENCE % 1.0]) as it:
+    with agent(head, [sys.executable, "-c", WITH_SILENCE % 5.0]) as it:
         it.ask("logs", "lab")
         it.until("at")
         it.process.wait(15)
