@@ -25,7 +25,8 @@ CHECKS = {
     "types": ["mypy"],
     "audit": ["tests.audit"],
 }
-TESTS = ["pytest", "-q", "-n", "2", "--dist", "worksteal"]  # `python3 tests -n 0 --pdb` undoes the -n
+# Three on two CPUs, since many tests wait for something most of their time.
+TESTS = ["pytest", "-q", "-n", "3", "--dist", "worksteal"]  # `python3 tests -n 0 --pdb` undoes the -n
 # A test that hangs for 7 minutes shows where, and fails; the others go on in a new worker.
 TESTS += ["-o", "faulthandler_timeout=420", "-o", "faulthandler_exit_on_timeout=true"]
 
