@@ -45,6 +45,15 @@ def unpacked(session_dir: Path, argv: list[str]) -> Path:
     return app
 
 
+IMPORTS_TOLD = {"PYTHONPROFILEIMPORTTIME": "1"}
+"""In the environment of a Python that shall tell what it imports."""
+
+
+def imported(told: str) -> set[str]:
+    """The names of the modules. `told`: its standard error."""
+    return {line.rpartition("|")[2].strip() for line in told.splitlines()}
+
+
 def built(session_dir: Path) -> Path:
     """skyq.pyz as the code is now; SKYQ_TEST_PROGRAM, where that is one."""
     choice = os.environ.get("SKYQ_TEST_PROGRAM", "")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.program import IMPORTS_TOLD, imported
 from tests.waiting import wait_until
 
 REPO = Path(__file__).resolve().parent.parent
@@ -254,8 +255,8 @@ def test_it_starts_as_a_program_and_as_an_argument(pyz, world):
 
 
 def test_as_a_program_it_loads_nothing_that_an_installation_has_added_to_python(pyz, world):
-    told = {**world, "PATH": os.path.dirname(sys.executable), "PYTHONPROFILEIMPORTTIME": "1"}
-    loaded = {line.rpartition("|")[2].strip() for line in run([pyz, "where"], told).stderr.splitlines()}
+    told = {**world, "PATH": os.path.dirname(sys.executable), **IMPORTS_TOLD}
+    loaded = imported(run([pyz, "where"], told).stderr)
     assert "skyq.entry" in loaded and "site" not in loaded
 
 

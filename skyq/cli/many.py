@@ -7,7 +7,7 @@ import sys
 
 from skyq.cli import cluster
 from skyq.core.errors import SkyqError
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

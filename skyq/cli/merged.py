@@ -11,7 +11,7 @@ from collections import deque
 from itertools import chain
 
 from skyq.core.logtext import tail_offset
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

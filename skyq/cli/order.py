@@ -6,7 +6,7 @@ import os
 from argparse import Namespace
 
 from skyq.core.model import Task
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

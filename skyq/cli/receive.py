@@ -10,19 +10,17 @@ from contextlib import ExitStack
 from skyq.cli import place, sync
 from skyq.cli.render import Style
 from skyq.core.logtext import plain
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple, Protocol
 from skyq.head import workdirs
 from skyq.head.head import Head
 from skyq.transport.parcel import Parcel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Protocol, Sequence
+    from typing import Sequence
 
     from skyq.cli.order import Bag, Order
     from skyq.core.protocol import Message
-else:
-    Protocol = object
 
 GOT_EVERY = 2.0  # seconds
 

@@ -13,16 +13,14 @@ from skyq.client.remote import Conversation, ended
 from skyq.core.errors import SkyqError, Unreachable
 from skyq.core.logtext import Sanitiser
 from skyq.core.protocol import Message
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple, Protocol
 from skyq.transport.base import Stream
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Iterator, Protocol, TypeAlias
+    from typing import Callable, Iterator, TypeAlias
 
     from skyq.client.wanted import Wanted
-else:
-    Protocol = object
 
 RESUMABLE = frozenset({"exec", "launch", "logs", "wait"})
 """These go on where they were when the connection was lost; of others it isn't known how far they came."""

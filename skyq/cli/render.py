@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from skyq.core import states
 from skyq.core.logtext import plain
 from skyq.core.model import UNIT, Grant, Holding, Job, Node
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple
 from skyq.core.words import ago, duration
 
 CANCELLING = "CANCELLING"

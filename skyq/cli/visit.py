@@ -11,17 +11,13 @@ from skyq.core import protocol, replies, visit
 from skyq.core.errors import ProtocolError, SkyqError, Unreachable
 from skyq.core.paths import RunDir
 from skyq.core.protocol import UNKNOWN, Message
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple, Protocol
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Protocol
-
     from skyq.core.model import Job
     from skyq.head.head import Head
     from skyq.transport.base import Channel
-else:
-    Protocol = object
 
 LOOK = 0.02  # seconds between two looks whether the terminal is there
 LOOK_FAR = 0.1  # the same on a worker

@@ -9,7 +9,7 @@ from skyq.client.records import Remote
 from skyq.core.errors import SkyqError
 from skyq.core.host import Pool
 from skyq.core.paths import Home
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple
 from skyq.core.versions import order
 
 TYPE_CHECKING = False

@@ -16,7 +16,7 @@ from skyq.client.records import Remote
 from skyq.client.wanted import Choosing, Wanted
 from skyq.core.errors import HostClaimed, SkyqError, Unreachable
 from skyq.core.host import Host, Pool
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple
 from skyq.core.versions import order
 
 TYPE_CHECKING = False

@@ -10,7 +10,7 @@ import os
 import stat
 
 from skyq.core.errors import TaskError
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

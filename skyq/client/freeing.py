@@ -10,7 +10,7 @@ from skyq.client.guest import Guest
 from skyq.client.party import Party
 from skyq.client.search import hosts_named, hosts_of, party_of
 from skyq.core.errors import SkyqError
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple
 
 
 class Freed(NamedTuple):

@@ -12,7 +12,7 @@ from skyq.core.errors import SkyqError, Unreachable
 from skyq.core.host import Host
 from skyq.core.keylines import DEFAULT_LAUNCHER
 from skyq.core.paths import Home
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple
 from skyq.core.versions import order
 
 TYPE_CHECKING = False

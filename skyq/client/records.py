@@ -8,7 +8,7 @@ import os
 from skyq.core.errors import SkyqError
 from skyq.core.host import Host
 from skyq.core.paths import Home
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple
 from skyq.store.place import make_private
 from skyq.transport.aside import write_whole
 

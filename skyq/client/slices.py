@@ -17,7 +17,7 @@ from skyq import __version__
 from skyq.client.wheels import Cache, CantFetch, Target, read_lock
 from skyq.core.errors import SkyqError
 from skyq.core.paths import Home
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple
 
 # Without the site module: skyq sees no site-packages anyway, and some load much there at each start.
 START = b'#!/bin/sh\nexec python3 -S "$0" "$@"\n'

@@ -10,7 +10,7 @@ from skyq.core import schedule
 from skyq.core.accelerators import resources_text
 from skyq.core.errors import Declined, SkyqError, Unreachable
 from skyq.core.model import Device, Node, Request
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple
 
 TOLERANCE = 0.95
 """Of the memory asked for: what the kernel keeps for itself isn't counted in MemTotal."""

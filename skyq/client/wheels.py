@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from skyq.core.errors import SkyqError
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple
 
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14")
 # The wheel platforms that run there: the newest, for pip, and a pattern for all. (glibc 2.17 is of 2012.)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from skyq.core import states
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import re
 from skyq.core.errors import TaskError
 from skyq.core.model import Batch
 from skyq.core.request import MAX_NAME, check_envs, check_text, show, valid_env_name
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

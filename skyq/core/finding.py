@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple
 
 
 class Finding(NamedTuple):

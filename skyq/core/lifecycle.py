@@ -14,7 +14,7 @@ from skyq.core import states
 from skyq.core.model import Recovery
 from skyq.core.paths import host_word
 from skyq.core.protocol import UNKNOWN
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple
 from skyq.core.words import duration
 
 TYPE_CHECKING = False

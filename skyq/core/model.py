@@ -7,7 +7,7 @@ times ending in `_at` are UTC epoch seconds for people, never for decisions.
 
 from __future__ import annotations
 
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

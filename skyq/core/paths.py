@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os.path
 
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple
 
 
 class Home(NamedTuple):

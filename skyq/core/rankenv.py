@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 
 from skyq.core.model import UNIT, Device
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from skyq.core.model import (
     TimeLimit,
     without_secrets,
 )
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple
 from skyq.core.words import DAY, HOUR, MINUTE, duration, parsed_duration
 
 TYPE_CHECKING = False

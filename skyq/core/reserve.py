@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from skyq.core.model import UNIT, Grant, Holding, Request, Start, Waiting
 from skyq.core.rooms import Room, concrete, types_of
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from skyq.core.accelerators import amount_text, spelled
 from skyq.core.model import UNIT, Array, Holding, Node, Request, Snapshot, Start, Stranger, Waiting
 from skyq.core.reserve import Kept, begin, choose
 from skyq.core.rooms import Candidates, Room, alike, concrete, fit, types_of
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from heapq import heapify, heappop, heappush
 
 from skyq.core.model import UNIT, Grant, Holding, Node, Request, Snapshot, Start, Waiting
 from skyq.core.schedule import plan
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import time
 from skyq.core import states
 from skyq.core.model import Job
 from skyq.core.paths import ClusterDir
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple
 from skyq.head import workdirs
 from skyq.store.store import Store
 from skyq.transport import parcel

@@ -17,7 +17,7 @@ import threading
 from skyq.core import crontab
 from skyq.core.errors import SkyqError
 from skyq.core.paths import ClusterDir
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple
 from skyq.head import launcher
 from skyq.store.place import leave_trace
 from skyq.store.store import Store

@@ -10,7 +10,7 @@ import json
 import math
 
 from skyq.core.model import Grant, Job, Start, Waiting
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple
 from skyq.store.store import Store
 
 TYPE_CHECKING = False

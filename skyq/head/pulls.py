@@ -11,7 +11,7 @@ import os
 
 from skyq.core.paths import run_index
 from skyq.core.protocol import Message
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import struct
 
 from skyq.core.errors import SkyqError
 from skyq.core.paths import ClusterDir
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple
 from skyq.store import rebuild
 from skyq.store.lock import tick_lock
 from skyq.transport.aside import short_name

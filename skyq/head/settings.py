@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from skyq.core.errors import UsageError
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple
 from skyq.core.words import duration, parsed_duration
 from skyq.head import lookout, overtaking
 from skyq.head.head import Head

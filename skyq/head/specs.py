@@ -16,7 +16,7 @@ from skyq.core.errors import StoreError, UsageError
 from skyq.core.model import Device, Job, Node, Task
 from skyq.core.paths import ClusterDir, attempt_logs, host_word, step_log
 from skyq.core.protocol import Message
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple
 from skyq.store.store import Store
 
 TYPE_CHECKING = False

@@ -11,7 +11,7 @@ import os
 import time
 
 from skyq.core.paths import ClusterDir
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple
 from skyq.head import wake, workdirs
 from skyq.store.lock import tick_lock
 from skyq.transport.parcel import disk_use, remove_tree

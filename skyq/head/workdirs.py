@@ -19,6 +19,7 @@ import time
 
 from skyq.core.errors import StoreError, TaskError
 from skyq.core.paths import ClusterDir
+from skyq.core.typed import Protocol
 from skyq.store.place import make_private
 from skyq.transport.parcel import (
     MOUNT,
@@ -34,9 +35,7 @@ from skyq.transport.parcel import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, Iterable, List, Optional, Protocol, Set, Tuple, TypeAlias
-else:
-    Protocol = object
+    from typing import Any, Callable, Dict, Iterable, List, Optional, Set, Tuple, TypeAlias
 
 JUST_BEGUN = 60.0  # seconds
 

@@ -6,7 +6,7 @@ import os
 
 from skyq.core.finding import Finding
 from skyq.core.paths import RunDir
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple
 from skyq.node import probe, proc
 from skyq.node.records import Started
 from skyq.transport import cgroup, logout

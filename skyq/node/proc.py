@@ -11,7 +11,7 @@ import errno
 import os
 import signal
 
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple
 from skyq.node.claim import account
 from skyq.transport import mark
 

@@ -8,7 +8,7 @@ import os
 
 from skyq.core.paths import RunDir
 from skyq.core.protocol import UNKNOWN
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple
 from skyq.node import proc, shim
 from skyq.node.shim import try_lock
 

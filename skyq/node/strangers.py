@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 
 from skyq.core.protocol import Message
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple
 from skyq.node import proc
 from skyq.transport import cgroup, mark
 

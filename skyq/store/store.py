@@ -15,7 +15,7 @@ from skyq.core import states
 from skyq.core.errors import StoreError
 from skyq.core.model import Array, Device, Grant, Job, Node, Quarantine, Reach, Recovery, Request, TimeLimit
 from skyq.core.paths import ClusterDir
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple
 from skyq.store import schema
 from skyq.store.journal import Entry, Journal
 from skyq.store.place import refuse_planted

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from skyq.core.typed import Protocol
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Optional, Protocol
-else:
-    Protocol = object
+    from typing import Optional
 
 READ_SIZE = 256 * 1024  # bytes at a time
 STDERR_KEPT = 8 * 1024  # bytes

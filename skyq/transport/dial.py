@@ -12,7 +12,7 @@ import threading
 import time
 
 from skyq.core.errors import Unreachable
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple
 from skyq.transport.hosts import Target
 from skyq.transport.limits import Limit
 

@@ -9,7 +9,7 @@ import subprocess
 
 from skyq.core.errors import Unreachable
 from skyq.core.host import Host
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

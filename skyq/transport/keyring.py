@@ -8,7 +8,7 @@ import os
 import struct
 import threading
 
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple
 from skyq.transport.hosts import Target
 
 TYPE_CHECKING = False

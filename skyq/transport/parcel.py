@@ -23,7 +23,7 @@ import time
 from skyq.core import protocol
 from skyq.core.errors import ProtocolError
 from skyq.core.protocol import Message
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple
 from skyq.transport.aside import aside
 
 TYPE_CHECKING = False

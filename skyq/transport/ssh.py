@@ -9,7 +9,7 @@ import random
 import time
 
 from skyq.core.errors import Unreachable
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple
 from skyq.transport import slots
 from skyq.transport.dial import Wire, dial
 from skyq.transport.hosts import Target

@@ -15,7 +15,7 @@ import threading
 
 from skyq.core.errors import Unreachable
 from skyq.core.paths import Home
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple
 from skyq.transport.hosts import SSH_PORT, Target
 from skyq.transport.keys import fingerprint
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.cluster import LocalQueue, Result, kill
 from tests.machine import Machine, why_not
-from tests.program import unpacked
+from tests.program import IMPORTS_TOLD, imported, unpacked
 
 MINE = "MAILTO=me@example.org\n0 3 * * 1 backup \\%d\r\n# no newline at the end"
 FAKE = """\
@@ -240,11 +240,11 @@ def test_a_tick_leaves_a_dispatcher_that_is_there_alone(queue: LocalQueue) -> No
 def test_a_tick_without_work_starts_nothing_and_loads_no_library(queue: LocalQueue) -> None:
     queue.ok("exec", "local", "true")
     queue.until(lambda: not queue.own_processes(), "the dispatcher leaves")
-    result = queue.run("tick", "local", env={"PYTHONPROFILEIMPORTTIME": "1"})
+    result = queue.run("tick", "local", env=IMPORTS_TOLD)
 
     assert (result.code, result.out) == (0, "")
     assert queue.own_processes() == []
-    loaded = {line.rpartition("|")[2].strip() for line in result.err.splitlines()}
+    loaded = imported(result.err)
     assert not loaded & {"filelock", "yaml", "pydantic", "argparse", "subprocess", "skyq.head.head"}
 
 

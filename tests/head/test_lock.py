@@ -11,6 +11,7 @@ import pytest
 
 from skyq.store.lock import tick_lock
 from tests.cluster import LocalQueue
+from tests.program import IMPORTS_TOLD, imported
 
 
 @pytest.mark.parametrize("wait", [0, 0.1])
@@ -53,9 +54,9 @@ def test_a_lock_that_was_removed_with_its_cluster_is_nobodys(
 def test_a_dispatcher_starts_without_the_library_that_waits_for_locks(queue: LocalQueue) -> None:
     queue.ok("exec", "local", "true")
     queue.until(lambda: not queue.own_processes(), "the dispatcher leaves")
-    result = queue.run("_dispatcher", "local", env={"PYTHONPROFILEIMPORTTIME": "1"})
+    result = queue.run("_dispatcher", "local", env=IMPORTS_TOLD)
 
     assert result.code == 0
-    loaded = {line.rpartition("|")[2].strip() for line in result.err.splitlines()}
+    loaded = imported(result.err)
     assert "skyq.head.dispatcher" in loaded
     assert not loaded & {"filelock", "yaml", "pydantic", "argparse", "asyncio", "logging"}

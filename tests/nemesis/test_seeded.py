@@ -11,7 +11,7 @@ from tests.nemesis.run import Nemesis
 from tests.ssh.test_upgrade import NEWER, build
 
 SEED = 20
-JOBS = 50
+JOBS = 60
 SECONDS = 120.0
 LONGEST = 6.0  # seconds that a fault lasts
 SETTLE = 75.0  # seconds without any change: more than cron takes to look, and than the longest job does

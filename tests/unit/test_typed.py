@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from skyq.core.tuples import NamedTuple
+from skyq.core.typed import NamedTuple
 from tests.cluster import LocalQueue
+from tests.program import IMPORTS_TOLD, imported
 
 
 class Ours(NamedTuple):
@@ -91,8 +92,8 @@ def test_what_does_not_fit_is_refused(wrong: Callable[[], object]) -> None:
 def test_no_command_of_every_day_imports_typing(queue: LocalQueue, words: str) -> None:
     queue.ok("exec", "local", "true")
     queue.until(lambda: not queue.own_processes(), "the dispatcher leaves")
-    result = queue.run(*words.split(), env={"PYTHONPROFILEIMPORTTIME": "1"})
+    result = queue.run(*words.split(), env=IMPORTS_TOLD)
 
-    loaded = {line.rpartition("|")[2].strip() for line in result.err.splitlines()}
-    assert result.code == 0 and "skyq.core.tuples" in loaded
+    loaded = imported(result.err)
+    assert result.code == 0 and "skyq.core.typed" in loaded
     assert not loaded & {"typing", "dataclasses", "inspect", "logging"}

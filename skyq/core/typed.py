@@ -1,8 +1,8 @@
-"""Named tuples as typing.NamedTuple makes them, but quickly: every command starts with dozens of them.
+"""The bases that classes have from typing, without its import, for which each command would wait.
 
-typing compiles each annotation, and collections a constructor for each class; of most of them a command makes
-no object. Here a class is finished by collections when it makes its first object, and typing isn't imported.
-Python 3.8, since nodes have records, too.
+Named tuples are made quickly, too, since every command starts with dozens of them: typing compiles each
+annotation, and collections a constructor for each class; of most of them a command makes no object. Here a
+class is finished by collections when it makes its first object. Python 3.8, since nodes have records, too.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from collections import _tuplegetter, namedtuple  # type: ignore[attr-defined]
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NamedTuple as NamedTuple
+    from typing import Protocol as Protocol
 else:
+    Protocol = object  # what has one is only ever checked before it runs
 
     class _Kind(type):
         def __new__(kind, name, bases, body):
